@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copying conversion: the guest bytes of one or more images into another
+ * image, read, transformed and written by a pool of threads.
+ */
+#ifndef RHEA_CONVERT_H
+#define RHEA_CONVERT_H
+
+#include <rhea/image.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The largest run of zeroes that can be asked for, and the most threads. */
+#define RHEA_CONVERT_SPARSE_MAX (16u << 20)
+#define RHEA_CONVERT_WORKERS_MAX 16u
+
+struct rhea_convert_options {
+    /* The shortest run of zero bytes inside data that is left out rather than
+     * written; a multiple of 512. 0: everything is written, zeroes too. */
+    uint64_t sparse;
+    /* Write clusters compressed; the target's format must be able to. */
+    bool compress;
+    /* Wherever nothing is written the target reads as zeroes: it is new, and
+     * has no backing file. */
+    bool target_is_zero;
+    /* Let writes overtake each other. Otherwise the target is written from
+     * its start to its end, unless it is compressed. */
+    bool any_order;
+    unsigned workers;                     /* 0: as many as suit the machine */
+    const struct rhea_progress *progress; /* bytes of the guest */
+};
+
+/* Where the guest's bytes went; may be NULL. */
+struct rhea_convert_result {
+    uint64_t written; /* as data */
+    uint64_t zeroes;  /* left out, or written as zeroes without data */
+    uint64_t backing; /* left to the target's backing file */
+};
+
+/*
+ * Copy the contents of N_SOURCES images, one after the other, into TARGET,
+ * which must be at least as large; each begins at a multiple of 512. What lies
+ * past their end in TARGET is not touched. Where TARGET has a backing image,
+ * what that already holds is not copied; for this its chain is compared by
+ * file with the chain of a single source, and by contents where no file of
+ * that chain is the same. The caller flushes. Sources and target stay the
+ * caller's. -ECANCELED when progress says so; TARGET is then incomplete, as
+ * after any failure.
+ */
+RHEA_API int rhea_convert_copy(struct rhea_image *const *sources,
+                               size_t n_sources, struct rhea_image *target,
+                               const struct rhea_convert_options *options,
+                               struct rhea_convert_result *result,
+                               struct rhea_error *err);
+
+/*
+ * Refuse a conversion that would overwrite what it reads: whether FILENAME,
+ * where it exists, is the file of any image in the chain of SOURCE.
+ */
+RHEA_API int rhea_convert_check_target(struct rhea_image *source,
+                                       const char *filename,
+                                       struct rhea_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

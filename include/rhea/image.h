@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An image: an open format over its storage, with its backing chain. The only
+ * place that walks a chain. Reads, writes and maps are safe from many threads
+ * at once; open and close are not.
+ */
+#ifndef RHEA_IMAGE_H
+#define RHEA_IMAGE_H
+
+#include <rhea/format.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct rhea_image;
+
+enum {
+    RHEA_IMAGE_WRITE = 1 << 0,
+    RHEA_IMAGE_CHECK = 1 << 1,      /* see RHEA_FORMAT_CHECK */
+    RHEA_IMAGE_NO_BACKING = 1 << 2, /* this file alone; what is unallocated
+                                       reads as zeroes; where it has a backing
+                                       file, guest writes are refused */
+    RHEA_IMAGE_NO_LOCK = 1 << 3,    /* `-U`: even if in use (read only) */
+    RHEA_IMAGE_EXCLUSIVE = 1 << 4,  /* share with nobody, not even readers */
+    RHEA_IMAGE_DIRECT = 1 << 5,
+};
+
+/* The most images one chain may have. */
+#define RHEA_CHAIN_MAX 256
+
+/*
+ * Open FILENAME. FORMAT NULL: probe. The backing chain is opened read-only,
+ * each by its stated format or, where none is stated, by probing; a name is
+ * relative to the folder of the image that has it. A missing backing file, a
+ * chain that loops or is longer than RHEA_CHAIN_MAX is an error.
+ */
+RHEA_API int rhea_image_open(struct rhea_image **out, const char *filename,
+                             const char *format, unsigned flags,
+                             struct rhea_error *err);
+/* The same over a storage, which the image then owns, also on failure. Locks
+ * are the caller's. NAME is for messages and relative backing names. */
+RHEA_API int rhea_image_open_storage(struct rhea_image **out,
+                                     struct rhea_storage *storage,
+                                     const char *name, const char *format,
+                                     unsigned flags, struct rhea_error *err);
+/* Close; NULL is fine. The first error of writing back is returned. */
+RHEA_API int rhea_image_close(struct rhea_image *image, struct rhea_error *err);
+
+RHEA_API uint64_t rhea_image_size(const struct rhea_image *image);
+RHEA_API const char *rhea_image_filename(const struct rhea_image *image);
+RHEA_API struct rhea_format *rhea_image_format(struct rhea_image *image);
+RHEA_API struct rhea_storage *rhea_image_storage(struct rhea_image *image);
+/* The next image of the chain, NULL at its end; owned by IMAGE. */
+RHEA_API struct rhea_image *rhea_image_backing(struct rhea_image *image);
+RHEA_API void rhea_image_info(struct rhea_image *image,
+                              struct rhea_format_info *info);
+
+/* The backing file's name as this image would open it, malloc'd: absolute or
+ * relative to the current folder. NULL when there is none. */
+RHEA_API char *rhea_image_backing_path(const struct rhea_image *image);
+
+/* Guest bytes through the chain. The range must lie inside the image. */
+RHEA_API int rhea_image_read(struct rhea_image *image, void *buf, size_t len,
+                             uint64_t offset, struct rhea_error *err);
+RHEA_API int rhea_image_write(struct rhea_image *image, const void *buf,
+                              size_t len, uint64_t offset,
+                              struct rhea_error *err);
+RHEA_API int rhea_image_write_zeroes(struct rhea_image *image, uint64_t offset,
+                                     uint64_t len, bool unmap,
+                                     struct rhea_error *err);
+RHEA_API int rhea_image_flush(struct rhea_image *image, struct rhea_error *err);
+
+/* A run of guest bytes, looked up through the chain. */
+struct rhea_image_extent {
+    struct rhea_extent extent; /* kind UNALLOCATED: nobody has it, zeroes */
+    unsigned depth;            /* 0: this image, 1: its backing image, ... */
+    struct rhea_image *image;  /* whose extent it is */
+};
+RHEA_API int rhea_image_map(struct rhea_image *image, uint64_t offset,
+                            uint64_t len, struct rhea_image_extent *extent,
+                            struct rhea_error *err);
+
+/*
+ * Create FILENAME. Checks that a backing file, if any, opens as its format
+ * (unless UNSAFE), takes the size from it when how->size is UINT64_MAX, and
+ * refuses a file that is in use.
+ */
+RHEA_API int rhea_image_create(const char *filename, const char *format,
+                               const struct rhea_create *how, bool unsafe,
+                               struct rhea_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The pool. Workers take the next window in turn, look its mapping up and read
+ * it side by side, and write it when every earlier one has been written: a
+ * target that is written from start to end is laid out the same on every run
+ * and needs no seeks. The thread that asked for the work reports progress.
+ *
+ * A run of zeroes at least a window long is one step, so that an empty
+ * terabyte costs a look into the tables only.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <rhea/convert.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "convert/source.h"
+#include "convert/window.h"
+
+enum {
+    CONVERT_POLL_NS = 100000000, /* how often cancelling is noticed */
+    CONVERT_LOOKS = 64,          /* extents that one step takes up */
+};
+
+struct convert {
+    struct convert_source source;
+    struct rhea_image *target;
+    struct rhea_convert_options options;
+    unsigned unit;
+    bool in_order;
+
+    pthread_mutex_t lock; /* for all that follows */
+    pthread_cond_t turn;  /* a window was written, or the work ends */
+    pthread_cond_t news;  /* a worker has ended */
+    uint64_t next;        /* where the next step begins */
+    uint64_t tickets, written;
+    uint64_t done; /* bytes */
+    unsigned running;
+    int ret; /* the first failure */
+    struct rhea_error err;
+    struct rhea_convert_result result;
+};
+
+/* One step: a window, or a long run of one kind without data. */
+struct step {
+    uint64_t offset, length, ticket;
+    enum convert_kind kind;
+};
+
+/* How long a run from OFFSET that needs no reading is, in whole units; 0 where
+ * the next step is a window. */
+static int convert_find_run(struct convert *c, uint64_t offset,
+                            struct step *step, struct rhea_error *err)
+{
+    uint64_t run, total = 0;
+    enum convert_kind kind = CONVERT_DATA;
+    unsigned looks = 0;
+    int ret;
+
+    step->length = 0;
+    while (offset + total < c->source.size) {
+        ret = convert_source_map(&c->source, offset + total,
+                                 c->source.size - offset - total, &kind, &run,
+                                 err);
+        if (ret < 0)
+            return ret;
+        if (total == 0)
+            step->kind = kind;
+        if (kind != step->kind ||
+            (kind != CONVERT_BACKING &&
+             !(kind == CONVERT_ZERO && c->options.sparse)))
+            break;
+        total += run;
+        /* The lock is held: do not gather all of a long one. */
+        if (++looks == CONVERT_LOOKS)
+            break;
+    }
+    if (offset + total < c->source.size)
+        total -= total % c->unit;
+    if (total >= WINDOW_SIZE)
+        step->length = total;
+    return 0;
+}
+
+/* Take the next step. 0: there is none. Called with the lock held. */
+static int convert_take(struct convert *c, struct step *step,
+                        struct rhea_error *err)
+{
+    int ret;
+
+    if (c->ret < 0 || c->next >= c->source.size)
+        return 0;
+    step->offset = c->next;
+    ret = convert_find_run(c, c->next, step, err);
+    if (ret < 0)
+        return ret;
+    if (!step->length) {
+        /* Up to the next multiple, also after a run that ended off one. */
+        step->length = WINDOW_SIZE - c->next % WINDOW_SIZE;
+        step->length = RHEA_MIN(step->length, c->source.size - c->next);
+        step->kind = CONVERT_DATA;
+    }
+    c->next += step->length;
+    step->ticket = c->tickets++;
+    return 1;
+}
+
+/* Wait until everything before STEP is written; false: give up. */
+static bool convert_wait_turn(struct convert *c, const struct step *step)
+{
+    RHEA_LOCKED(&c->lock);
+
+    while (c->in_order && c->written != step->ticket && c->ret == 0)
+        pthread_cond_wait(&c->turn, &c->lock);
+    return c->ret == 0;
+}
+
+static int convert_write_run(struct convert *c, struct window *w,
+                             const struct step *step, struct rhea_error *err)
+{
+    int ret = 0;
+
+    if (step->kind == CONVERT_BACKING) {
+        w->result.backing += step->length;
+        return 0;
+    }
+    w->result.zeroes += step->length;
+    if (!c->options.target_is_zero)
+        ret = rhea_image_write_zeroes(c->target, step->offset, step->length,
+                                      true, err);
+    return convert_blame(ret, c->target, err);
+}
+
+static int convert_do_step(struct convert *c, struct window *w,
+                           const struct step *step, struct rhea_error *err)
+{
+    bool run = step->kind != CONVERT_DATA;
+    int ret = 0;
+
+    if (!run)
+        ret = window_read(w, step->offset, step->length, err);
+    if (ret < 0)
+        return ret;
+    if (!convert_wait_turn(c, step))
+        return 0; /* another worker has failed, and said why */
+    return run ? convert_write_run(c, w, step, err) : window_write(w, err);
+}
+
+static void convert_fail(struct convert *c, int ret,
+                         const struct rhea_error *err)
+{
+    if (c->ret < 0)
+        return;
+    c->ret = ret;
+    c->err = *err;
+}
+
+static void convert_add_result(struct convert *c, const struct window *w)
+{
+    c->result.written += w->result.written;
+    c->result.zeroes += w->result.zeroes;
+    c->result.backing += w->result.backing;
+}
+
+/* All of a worker's life, with the lock held wherever it may be. */
+static void convert_work(struct convert *c, struct window *w)
+{
+    struct rhea_error err;
+    struct step step;
+    int ret;
+
+    for (;;) {
+        ret = convert_take(c, &step, &err);
+        if (ret <= 0)
+            break;
+        pthread_mutex_unlock(&c->lock);
+        ret = convert_do_step(c, w, &step, &err);
+        pthread_mutex_lock(&c->lock);
+        if (ret < 0)
+            break;
+        c->written++;
+        c->done += step.length;
+        if (c->in_order)
+            pthread_cond_broadcast(&c->turn);
+    }
+    if (ret < 0)
+        convert_fail(c, ret, &err);
+}
+
+static void *convert_worker(void *opaque)
+{
+    struct convert *c = opaque;
+    struct rhea_error err;
+    struct window *w = malloc(sizeof(*w));
+    int ret;
+
+    if (w)
+        ret = window_init(w, &c->source, c->target, c->unit, &c->options, &err);
+    else
+        ret = rhea_error_set(&err, ENOMEM, "out of memory");
+
+    pthread_mutex_lock(&c->lock);
+    if (!w || ret < 0) {
+        convert_fail(c, ret, &err);
+    } else {
+        convert_work(c, w);
+        convert_add_result(c, w);
+        window_finish(w);
+    }
+    c->running--;
+    pthread_cond_broadcast(&c->turn);
+    pthread_cond_signal(&c->news);
+    pthread_mutex_unlock(&c->lock);
+    free(w);
+    return NULL;
+}
+
+/* Report and watch for cancelling until all workers have ended. */
+static void convert_watch(struct convert *c)
+{
+    const struct rhea_progress *progress = c->options.progress;
+    struct timespec when;
+    uint64_t done;
+
+    pthread_mutex_lock(&c->lock);
+    while (c->running) {
+        clock_gettime(CLOCK_REALTIME, &when);
+        when.tv_nsec += CONVERT_POLL_NS;
+        if (when.tv_nsec >= 1000000000) {
+            when.tv_nsec -= 1000000000;
+            when.tv_sec++;
+        }
+        pthread_cond_timedwait(&c->news, &c->lock, &when);
+        done = c->done;
+        pthread_mutex_unlock(&c->lock);
+        rhea_progress_report(progress, "copying", done, c->source.size);
+        bool stop = rhea_progress_cancelled(progress);
+        pthread_mutex_lock(&c->lock);
+        if (stop && c->ret == 0) {
+            struct rhea_error err;
+
+            convert_fail(c, rhea_error_set(&err, ECANCELED, "stopped"), &err);
+            pthread_cond_broadcast(&c->turn);
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int convert_run(struct convert *c, unsigned n_workers,
+                       struct rhea_error *err)
+{
+    pthread_t threads[RHEA_CONVERT_WORKERS_MAX];
+    unsigned i, started = 0;
+    int code = 0;
+
+    pthread_mutex_lock(&c->lock);
+    while (started < n_workers) {
+        code = pthread_create(&threads[started], NULL, convert_worker, c);
+        if (code)
+            break;
+        started++;
+    }
+    c->running = started;
+    pthread_mutex_unlock(&c->lock);
+    if (!started)
+        return rhea_error_errno(err, code, "cannot start a thread");
+
+    convert_watch(c);
+    for (i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    if (c->ret < 0 && err)
+        *err = c->err;
+    return c->ret;
+}
+
+/* What is written in one piece: see window.h. */
+static int convert_choose_unit(struct convert *c, struct rhea_error *err)
+{
+    struct rhea_format *format = rhea_image_format(c->target);
+    struct rhea_format_info info;
+    uint64_t unit;
+
+    rhea_image_info(c->target, &info);
+    unit = info.cluster_size;
+    if (c->options.compress &&
+        (!format->ops->write_compressed || !unit || unit > WINDOW_SIZE))
+        return rhea_error_set(err, ENOTSUP,
+                              "%s images cannot hold compressed data",
+                              format->ops->name);
+    if (!unit) {
+        /* Raw: as fine as the user wants to find zeroes, but no finer than
+         * the file system gives blocks, if that is not asked for. */
+        unit = c->options.sparse ? c->options.sparse : 4096;
+        unit = RHEA_MIN(unit & -unit, 4096);
+    }
+    c->unit = (unsigned)RHEA_MIN(RHEA_MAX(unit, (uint64_t)WINDOW_UNIT_MIN),
+                                 (uint64_t)WINDOW_SIZE);
+    return 0;
+}
+
+static unsigned convert_choose_workers(const struct convert *c)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned n = c->options.workers;
+
+    if (!n) {
+        n = processors > 0 ? (unsigned)RHEA_MIN(processors, 16) : 2;
+        /* Compressing keeps processors busy. Else a few are enough to have
+         * reads and writes under way at the same time. */
+        if (!c->options.compress)
+            n = RHEA_MAX(2u, RHEA_MIN(n, 4u));
+    }
+    return RHEA_MIN(n, RHEA_CONVERT_WORKERS_MAX);
+}
+
+int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
+                      struct rhea_image *target,
+                      const struct rhea_convert_options *options,
+                      struct rhea_convert_result *result,
+                      struct rhea_error *err)
+{
+    struct convert c = {
+        .target = target,
+        .options = *options,
+        .in_order = !options->any_order && !options->compress,
+        .lock = PTHREAD_MUTEX_INITIALIZER,
+        .turn = PTHREAD_COND_INITIALIZER,
+        .news = PTHREAD_COND_INITIALIZER,
+    };
+    int ret;
+
+    if (options->sparse % 512 || options->sparse > RHEA_CONVERT_SPARSE_MAX)
+        return rhea_error_set(err, EINVAL,
+                              "the shortest run of zeroes to leave out must be "
+                              "a multiple of 512 bytes, at most %u",
+                              RHEA_CONVERT_SPARSE_MAX);
+    ret = convert_choose_unit(&c, err);
+    if (ret < 0)
+        return ret;
+    ret = convert_source_init(&c.source, sources, n_sources,
+                              rhea_image_backing(target), err);
+    if (ret < 0)
+        return ret;
+    if (c.source.size > align_up(rhea_image_size(target), 512))
+        ret = rhea_error_set(err, ENOSPC,
+                             "%s holds fewer bytes (%ju) than there are to "
+                             "copy (%ju)",
+                             rhea_image_filename(target),
+                             (uintmax_t)rhea_image_size(target),
+                             (uintmax_t)c.source.size);
+    /* Padding that the target has no room for need not be written. */
+    c.source.size = RHEA_MIN(c.source.size, rhea_image_size(target));
+    if (ret == 0)
+        ret = convert_run(&c, convert_choose_workers(&c), err);
+    convert_source_finish(&c.source);
+    if (result)
+        *result = c.result;
+    return ret;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* Shared by check.c, check_refs.c and repair.c. */
+#ifndef RHEA_FORMAT_QCOW2_CHECK_H
+#define RHEA_FORMAT_QCOW2_CHECK_H
+
+#include "format/qcow2/qcow2.h"
+
+/* References found, one number a host cluster, in the packing of refcount
+ * blocks but at most 16 bits wide: more references than that do not occur. */
+struct qcow2_tally {
+    unsigned order;
+    uint64_t max;  /* a number does not go beyond it */
+    uint64_t n;    /* clusters looked at: those of the file */
+    uint64_t room; /* clusters there is memory for */
+    uint8_t *counts;
+};
+
+struct qcow2_checker {
+    struct qcow2 *q;
+    struct rhea_check *result;
+    unsigned fix;
+    uint64_t file_size;
+    bool rebuild;     /* the refcount structure itself is broken */
+    uint64_t highest; /* last cluster with a reference or a refcount */
+    struct qcow2_tally tally;
+    struct bitmap seen; /* L2 tables that the L1 table at hand led to so far */
+    unsigned repeats;   /* how often it led to one again */
+    struct rhea_error *err;
+};
+
+/* L2 tables gone through again for one L1 table; more are not looked at, or a
+ * small file could keep a check busy for days. */
+#define QCOW2_REPEATS_MAX 1024
+
+static inline uint64_t qcow2_tally_get(const struct qcow2_tally *t, uint64_t i)
+{
+    return qcow2_refcount_load(t->order, t->counts, i);
+}
+
+/* Memory for N clusters at least, new ones with no reference. */
+int qcow2_tally_reserve(struct qcow2_tally *t, uint64_t n,
+                        struct rhea_error *err);
+
+/* Say what was found. */
+void qcow2_check_finding(struct qcow2_checker *c, bool is_error,
+                         const char *fmt, ...) RHEA_PRINTF(3, 4);
+/* The same, and count a corruption. */
+#define qcow2_check_corruption(c, ...)                                         \
+    ((c)->result->corruptions++, qcow2_check_finding((c), true, __VA_ARGS__))
+
+/* check.c: forget what was seen, for another L1 table. */
+int qcow2_check_unsee(struct qcow2_checker *c);
+/* Whether the L2 table at HOST has been seen too often; it is now seen. */
+bool qcow2_check_seen(struct qcow2_checker *c, uint64_t host);
+/* Count a reference to each cluster of a range. */
+int qcow2_check_refer(struct qcow2_checker *c, uint64_t host, uint64_t length);
+/* Go through everything and count it, from nothing. */
+int qcow2_check_tally(struct qcow2_checker *c);
+
+/* check_refs.c */
+/* Compare what was found with the refcounts; with FIX, correct them (in
+ * memory; refs_write makes it durable). */
+int qcow2_check_compare(struct qcow2_checker *c, unsigned fix);
+/* Compare the COPIED flags with the refcounts. */
+int qcow2_check_copied(struct qcow2_checker *c);
+
+/* repair.c: make a new refcount structure from the tally, at places that
+ * nothing refers to, and switch to it. */
+int qcow2_refs_rebuild(struct qcow2_checker *c);
+
+#endif

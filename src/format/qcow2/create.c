@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * New images. Everything in the file is used and stands in this order, so that
+ * all sizes follow from each other at once: header, refcount table, refcount
+ * blocks, L1 table, and with preallocation L2 tables and data clusters. The
+ * header is written last, after a flush: until then it is no image.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "format/option.h"
+#include "format/qcow2/qcow2.h"
+
+const struct rhea_option_help qcow2_create_options[] = {
+    {"size", "size", "bytes that the guest sees"},
+    {"backing_file", "string", "file that shows through what is not written"},
+    {"backing_fmt", "string", "format of the backing file"},
+    {"cluster_size", "size", "bytes in a cluster, 512 to 2M (default: 64K)"},
+    {"compat", "string", "version: 0.10 (v2) or 1.1 (v3, the default)"},
+    {"refcount_bits", "number", "width of a refcount, 1 to 64 (default: 16)"},
+    {"lazy_refcounts", "bool", "update refcounts late (default: off)"},
+    {"preallocation", "string",
+     "what is allocated: off (the default), metadata, falloc or full"},
+    {"compression_type", "string", "zlib (the default) or zstd"},
+    {"extended_l2", "bool",
+     "subclusters, for clusters of 16K and more (default: off)"},
+    {NULL, NULL, NULL},
+};
+
+enum create_preallocation {
+    CREATE_OFF,
+    CREATE_METADATA,
+    CREATE_FALLOC,
+    CREATE_FULL,
+};
+
+struct create {
+    struct qcow2 q; /* only what the header is made of */
+    enum create_preallocation preallocation;
+    /* Clusters. */
+    uint64_t table, blocks, l1, l2, data;
+    uint64_t table_at, blocks_at, l1_at, l2_at, data_at, end;
+};
+
+static int create_bad(const struct rhea_option *o, const char *what,
+                      struct rhea_error *err)
+{
+    return rhea_error_set(err, EINVAL, "%s is not a value of '%s': it takes %s",
+                          o->value, o->name, what);
+}
+
+static int create_parse_word(const struct rhea_option *o,
+                             const char *const *words, unsigned *value,
+                             const char *what, struct rhea_error *err)
+{
+    for (unsigned i = 0; words[i]; i++) {
+        if (!strcmp(o->value, words[i])) {
+            *value = i;
+            return 0;
+        }
+    }
+    return create_bad(o, what, err);
+}
+
+static int create_parse_cluster_size(struct create *c,
+                                     const struct rhea_option *o,
+                                     struct rhea_error *err)
+{
+    uint64_t n;
+
+    if (option_size(o, &n, NULL) < 0 || !is_power_of_2(n) ||
+        n < 1U << QCOW2_MIN_CLUSTER_BITS || n > 1U << QCOW2_MAX_CLUSTER_BITS)
+        return create_bad(o, "a power of two from 512 to 2M", err);
+    c->q.cluster_bits = log2_u64(n);
+    return 0;
+}
+
+static int create_parse_refcount_bits(struct create *c,
+                                      const struct rhea_option *o,
+                                      struct rhea_error *err)
+{
+    uint64_t n;
+
+    if (option_size(o, &n, NULL) < 0 || !is_power_of_2(n) || n > 64)
+        return create_bad(o, "a power of two from 1 to 64", err);
+    c->q.refcount_order = log2_u64(n);
+    return 0;
+}
+
+static int create_parse_option(struct create *c, const struct rhea_option *o,
+                               struct rhea_error *err)
+{
+    static const char *const compat[] = {"0.10", "1.1", "v2", "v3", NULL};
+    static const char *const types[] = {"zlib", "zstd", NULL};
+    static const char *const modes[] = {"off", "metadata", "falloc", "full",
+                                        NULL};
+    unsigned word = 0;
+    bool on = false;
+    int r;
+
+    if (!strcmp(o->name, "cluster_size"))
+        return create_parse_cluster_size(c, o, err);
+    if (!strcmp(o->name, "refcount_bits"))
+        return create_parse_refcount_bits(c, o, err);
+    if (!strcmp(o->name, "compat")) {
+        r = create_parse_word(o, compat, &word, "0.10 or 1.1", err);
+        c->q.version = 2 + (word & 1);
+        return r;
+    }
+    if (!strcmp(o->name, "compression_type")) {
+        r = create_parse_word(o, types, &word, "zlib or zstd", err);
+        c->q.compression = (uint8_t)word;
+        return r;
+    }
+    if (!strcmp(o->name, "preallocation")) {
+        r = create_parse_word(o, modes, &word, "off, metadata, falloc or full",
+                              err);
+        c->preallocation = (enum create_preallocation)word;
+        return r;
+    }
+    if (!strcmp(o->name, "lazy_refcounts")) {
+        r = option_bool(o, &on, err);
+        c->q.compatible = on ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
+        return r;
+    }
+    if (!strcmp(o->name, "extended_l2")) {
+        r = option_bool(o, &on, err);
+        c->q.incompatible = on ? QCOW2_INCOMPAT_EXTENDED_L2 : 0;
+        return r;
+    }
+    return option_unknown(o, "qcow2", err);
+}
+
+static int create_check_options(struct create *c, const struct rhea_create *how,
+                                struct rhea_error *err)
+{
+    struct qcow2 *q = &c->q;
+
+    if (q->version < 3 && (q->compatible || q->incompatible || q->compression ||
+                           q->refcount_order != 4))
+        return rhea_error_set(err, EINVAL,
+                              "lazy_refcounts, extended_l2, compression_type "
+                              "other than zlib and refcount_bits other than 16 "
+                              "need compat=1.1");
+    if (qcow2_extended(q) && q->cluster_bits < 14)
+        return rhea_error_set(err, EINVAL,
+                              "extended_l2 needs clusters of at least 16K");
+    if (how->backing_format && !how->backing_file)
+        return rhea_error_set(err, EINVAL,
+                              "a backing format without a backing file makes "
+                              "no sense");
+    if (how->backing_format &&
+        strlen(how->backing_format) > QCOW2_MAX_BACKING_FORMAT)
+        return rhea_error_set(err, EINVAL,
+                              "the backing format's name is too long");
+    if (how->backing_file && c->preallocation != CREATE_OFF &&
+        !qcow2_extended(q))
+        return rhea_error_set(err, EINVAL,
+                              "preallocation would hide the backing file, "
+                              "except with extended_l2=on");
+    if (q->compression)
+        q->incompatible |= QCOW2_INCOMPAT_COMPRESSION;
+    return 0;
+}
+
+static int create_parse(struct create *c, const struct rhea_create *how,
+                        struct rhea_error *err)
+{
+    struct qcow2 *q = &c->q;
+
+    q->version = 3;
+    q->cluster_bits = 16;
+    q->refcount_order = 4;
+    for (size_t i = 0; i < how->n_options; i++) {
+        int r = create_parse_option(c, &how->options[i], err);
+
+        if (r < 0)
+            return r;
+    }
+    q->cluster_size = 1U << q->cluster_bits;
+    if (how->size > (uint64_t)INT64_MAX - 512)
+        return rhea_error_set(err, EFBIG, "the image's size is too large");
+    q->f.size = align_up(how->size, 512);
+    /* The header only reads them. */
+    q->backing_file = (char *)(uintptr_t)how->backing_file;
+    q->backing_format = (char *)(uintptr_t)how->backing_format;
+    return create_check_options(c, how, err);
+}
+
+/* Where everything goes. */
+static int create_lay_out(struct create *c, struct rhea_error *err)
+{
+    struct qcow2 *q = &c->q;
+    uint64_t cs = q->cluster_size, clusters = div_up(q->f.size, cs), fixed;
+    uint64_t per_block, entries;
+
+    q->entry_bits = qcow2_extended(q) ? 4 : 3;
+    q->l2_bits = q->cluster_bits - q->entry_bits;
+    entries = div_up(clusters, 1ULL << q->l2_bits);
+    if (entries > QCOW2_MAX_L1_BYTES / 8)
+        return rhea_error_set(err, EFBIG,
+                              "%" PRIu64
+                              " bytes are too large for a qcow2 image with "
+                              "clusters of %" PRIu64 "; use larger ones",
+                              q->f.size, cs);
+    q->l1_size = (uint32_t)entries;
+    c->l1 = div_up(entries * 8, cs);
+    if (c->preallocation != CREATE_OFF) {
+        c->l2 = entries;
+        c->data = clusters;
+    }
+    per_block = cs * 8 >> q->refcount_order;
+    fixed = 1 + c->l1 + c->l2 + c->data;
+    c->table = c->blocks = 1;
+    for (;;) {
+        uint64_t blocks = div_up(fixed + c->table + c->blocks, per_block);
+        uint64_t table = div_up(blocks * 8, cs);
+
+        if (blocks <= c->blocks && table <= c->table)
+            break;
+        c->blocks = RHEA_MAX(blocks, c->blocks);
+        c->table = RHEA_MAX(table, c->table);
+    }
+    if (c->table > QCOW2_MAX_REFTABLE_BYTES >> q->cluster_bits && c->table > 1)
+        return rhea_error_set(err, EFBIG,
+                              "the refcount table would be too large; use "
+                              "larger clusters or fewer refcount_bits");
+    c->table_at = 1;
+    c->blocks_at = c->table_at + c->table;
+    c->l1_at = c->blocks_at + c->blocks;
+    c->l2_at = c->l1_at + c->l1;
+    c->data_at = c->l2_at + c->l2;
+    c->end = c->data_at + c->data;
+    if (c->end > QCOW2_MAX_HOST >> q->cluster_bits)
+        return rhea_error_set(err, EFBIG, "the image's size is too large");
+    q->l1_offset = c->l1_at << q->cluster_bits;
+    q->reftable_offset = c->table_at << q->cluster_bits;
+    q->reftable_clusters = (uint32_t)c->table;
+    return 0;
+}
+
+/* A table of N words, FIRST, FIRST + STEP, ..., over whole clusters. */
+static int create_write_words(struct create *c, struct rhea_storage *s,
+                              uint64_t at, uint64_t clusters, uint64_t n,
+                              uint64_t first, struct rhea_error *err)
+{
+    size_t size = clusters << c->q.cluster_bits;
+    RHEA_AUTO_FREE uint8_t *table = calloc(1, size + !size);
+
+    if (!table)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    for (uint64_t i = 0; i < n; i++)
+        store_be64(table + i * 8, first + (i << c->q.cluster_bits));
+    return size ? rhea_storage_write(s, table, size, at << c->q.cluster_bits,
+                                     err)
+                : 0;
+}
+
+static int create_write_blocks(struct create *c, struct rhea_storage *s,
+                               struct rhea_error *err)
+{
+    RHEA_AUTO_FREE uint8_t *block = calloc(1, c->q.cluster_size);
+    uint64_t per_block = c->q.cluster_size * 8ULL >> c->q.refcount_order;
+    uint64_t left = c->end;
+    int r = 0;
+
+    if (!block)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    for (uint64_t i = 0; i < per_block && i < left; i++)
+        qcow2_refcount_store(c->q.refcount_order, block, i, 1);
+    for (uint64_t i = 0; r == 0 && i < c->blocks; i++) {
+        if (left < per_block && i)
+            for (uint64_t k = left; k < per_block; k++)
+                qcow2_refcount_store(c->q.refcount_order, block, k, 0);
+        r = rhea_storage_write(s, block, c->q.cluster_size,
+                               (c->blocks_at + i) << c->q.cluster_bits, err);
+        left -= RHEA_MIN(left, per_block);
+    }
+    return r;
+}
+
+static int create_write_l2(struct create *c, struct rhea_storage *s,
+                           struct rhea_error *err)
+{
+    struct qcow2 *q = &c->q;
+    RHEA_AUTO_FREE uint8_t *table = malloc(q->cluster_size);
+    uint64_t n = 1ULL << q->l2_bits, data = 0;
+    int r = 0;
+
+    if (!table)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    for (uint64_t i = 0; r == 0 && i < c->l2; i++) {
+        memset(table, 0, q->cluster_size);
+        /* Subclusters stay unallocated, so that a backing file shows. */
+        for (uint64_t k = 0; k < n && data < c->data; k++, data++)
+            store_be64(table + (k << q->entry_bits),
+                       ((c->data_at + data) << q->cluster_bits) | QCOW2_COPIED);
+        r = rhea_storage_write(s, table, q->cluster_size,
+                               (c->l2_at + i) << q->cluster_bits, err);
+    }
+    return r;
+}
+
+static int create_write_data(struct create *c, struct rhea_storage *s,
+                             struct rhea_error *err)
+{
+    uint64_t at = c->data_at << c->q.cluster_bits;
+    uint64_t end = c->end << c->q.cluster_bits, piece = 4U << 20;
+    RHEA_AUTO_FREE uint8_t *zero = NULL;
+    int r = 0;
+
+    if (c->preallocation == CREATE_FALLOC)
+        return rhea_storage_allocate(s, 0, end, err);
+    if (c->preallocation != CREATE_FULL)
+        return rhea_storage_truncate(s, end, err);
+    zero = calloc(1, piece);
+    if (!zero)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    for (; r == 0 && at < end; at += piece)
+        r = rhea_storage_write(s, zero, RHEA_MIN(piece, end - at), at, err);
+    return r;
+}
+
+static int create_write(struct create *c, struct rhea_storage *s,
+                        struct rhea_error *err)
+{
+    struct qcow2 *q = &c->q;
+    RHEA_AUTO_FREE uint8_t *header = malloc(q->cluster_size);
+    int r;
+
+    if (!header)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    r = qcow2_header_build(q, header, err);
+    if (r == 0)
+        r = create_write_data(c, s, err);
+    if (r == 0)
+        r = create_write_words(c, s, c->table_at, c->table, c->blocks,
+                               c->blocks_at << q->cluster_bits, err);
+    if (r == 0)
+        r = create_write_blocks(c, s, err);
+    if (r == 0)
+        r = create_write_words(c, s, c->l1_at, c->l1, c->l2,
+                               (c->l2_at << q->cluster_bits) | QCOW2_COPIED,
+                               err);
+    if (r == 0)
+        r = create_write_l2(c, s, err);
+    if (r == 0)
+        r = rhea_storage_flush(s, err);
+    if (r == 0)
+        r = rhea_storage_write(s, header, q->cluster_size, 0, err);
+    return r < 0 ? r : rhea_storage_flush(s, err);
+}
+
+int qcow2_create(struct rhea_storage *storage, const struct rhea_create *how,
+                 struct rhea_error *err)
+{
+    struct create c = {.preallocation = CREATE_OFF};
+    int r = create_parse(&c, how, err);
+
+    if (r == 0)
+        r = create_lay_out(&c, err);
+    return r < 0 ? r : create_write(&c, storage, err);
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qcow2, versions 2 and 3: opening, closing, what an image says of itself, and
+ * the driver's table. Not supported: reading and writing encrypted guest data
+ * and external data files (both are recognised), keeping persistent bitmaps up
+ * to date (writing marks them as out of date).
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "format/qcow2/qcow2.h"
+
+static int qcow2_probe(const uint8_t *head, size_t len)
+{
+    return len >= QCOW2_V2_HEADER && load_be32(head) == QCOW2_MAGIC &&
+                   load_be32(head + QCOW2_AT_VERSION) >= 2
+               ? 100
+               : 0;
+}
+
+static void open_release(struct qcow2 *q)
+{
+    qcow2_header_finish(q);
+    qcow2_cache_finish(&q->l2);
+    qcow2_refs_finish(q);
+    qcow2_z_forget(q);
+    bitmap_finish(&q->tables);
+    bitmap_finish(&q->l1_dirty);
+    free(q->releases);
+    free(q->snapshots);
+    free(q->l1);
+    pthread_mutex_destroy(&q->lock);
+    pthread_mutex_destroy(&q->z.lock);
+    pthread_rwlock_destroy(&q->data);
+    pthread_cond_destroy(&q->landed);
+    free(q);
+}
+
+static void open_init_locks(struct qcow2 *q)
+{
+    pthread_rwlockattr_t attr;
+
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_mutex_init(&q->z.lock, NULL);
+    pthread_cond_init(&q->landed, NULL);
+    pthread_rwlockattr_init(&attr);
+    /* Else a flush could wait for ever while others keep writing. */
+    pthread_rwlockattr_setkind_np(&attr,
+                                  PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&q->data, &attr);
+    pthread_rwlockattr_destroy(&attr);
+}
+
+static int open_tables(struct qcow2 *q, struct rhea_error *err)
+{
+    uint32_t unit = RHEA_MIN(q->cluster_size, QCOW2_SLICE_MAX);
+    int r;
+
+    r = qcow2_table_load(q, q->l1_offset, q->l1_size, &q->l1, err);
+    if (r == 0)
+        r = qcow2_cache_init(&q->l2, q->f.storage, unit,
+                             QCOW2_L2_CACHE_BYTES / unit, err);
+    q->l2.make_room = qcow2_sync_tables;
+    q->l2.opaque = q;
+    q->z.n_slots = (unsigned)RHEA_MIN(QCOW2_Z_CACHE,
+                                      QCOW2_Z_CACHE_BYTES / q->cluster_size);
+    if (r == 0 && !(q->flags & RHEA_FORMAT_CHECK))
+        r = qcow2_snapshots_read(q, err);
+    return r;
+}
+
+static int qcow2_open(struct rhea_format **out, struct rhea_storage *storage,
+                      unsigned flags, struct rhea_error *err)
+{
+    struct qcow2 *q = calloc(1, sizeof(*q));
+    int r;
+
+    if (!q)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    q->f.ops = &rhea_format_qcow2;
+    q->f.storage = storage;
+    q->flags = flags;
+    open_init_locks(q);
+    r = qcow2_header_read(q, err);
+    if (r == 0)
+        r = open_tables(q, err);
+    if (r < 0) {
+        open_release(q);
+        return r;
+    }
+    *out = &q->f;
+    return 0;
+}
+
+static int qcow2_close(struct rhea_format *f, struct rhea_error *err)
+{
+    struct qcow2 *q = qcow2_of(f);
+    int r = qcow2_write_end(q, err);
+
+    open_release(q);
+    return r;
+}
+
+static void open_fact(struct rhea_format_info *info, const char *name,
+                      const char *json, int type, const char *string,
+                      uint64_t number)
+{
+    struct rhea_fact *fact = &info->facts[info->n_facts++];
+
+    fact->name = name;
+    fact->json_name = json;
+    fact->type = type;
+    fact->string = string;
+    fact->number = number;
+}
+
+/* As qemu-img has them, in its order. */
+static void open_facts(const struct qcow2 *q, struct rhea_format_info *info)
+{
+    open_fact(info, "compat", "compat", RHEA_FACT_STRING,
+              q->version == 2 ? "0.10" : "1.1", 0);
+    open_fact(info, "compression type", "compression-type", RHEA_FACT_STRING,
+              q->compression ? "zstd" : "zlib", 0);
+    if (q->version >= 3)
+        open_fact(info, "lazy refcounts", "lazy-refcounts", RHEA_FACT_BOOL,
+                  NULL, q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+    open_fact(info, "refcount bits", "refcount-bits", RHEA_FACT_NUMBER, NULL,
+              1U << q->refcount_order);
+    if (q->version == 2)
+        return;
+    if (q->data_file)
+        open_fact(info, "data file", "data-file", RHEA_FACT_STRING,
+                  q->data_file, 0);
+    if (qcow2_external(q))
+        open_fact(info, "data file raw", "data-file-raw", RHEA_FACT_BOOL, NULL,
+                  !!(q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA));
+    open_fact(info, "corrupt", "corrupt", RHEA_FACT_BOOL, NULL,
+              !!(q->incompatible & QCOW2_INCOMPAT_CORRUPT));
+    open_fact(info, "extended l2", "extended-l2", RHEA_FACT_BOOL, NULL,
+              qcow2_extended(q));
+}
+
+static void qcow2_info(struct rhea_format *f, struct rhea_format_info *info)
+{
+    struct qcow2 *q = qcow2_of(f);
+
+    RHEA_LOCKED(&q->lock);
+    *info = (struct rhea_format_info){
+        .virtual_size = f->size,
+        .cluster_size = q->cluster_size,
+        .backing_file = q->backing_file,
+        .backing_format = q->backing_format,
+        .backing_file_offset = q->backing_file ? q->backing_offset : 0,
+        .snapshots = q->n_snapshots,
+        /* Those not kept up to date count as gone. */
+        .bitmaps = q->autoclear & QCOW2_AUTOCLEAR_BITMAPS ? q->n_bitmaps : 0,
+        .encrypted = q->crypt_method != 0,
+        .external_data = qcow2_external(q),
+        .corrupt = q->incompatible & QCOW2_INCOMPAT_CORRUPT,
+        .dirty = q->incompatible & QCOW2_INCOMPAT_DIRTY,
+        .extensions = q->unknown_parts,
+        .compressed_type_zstd = q->compression == 1,
+    };
+    open_facts(q, info);
+}
+
+const struct rhea_format_ops rhea_format_qcow2 = {
+    .name = "qcow2",
+    .create_options = qcow2_create_options,
+    .probe = qcow2_probe,
+    .open = qcow2_open,
+    .close = qcow2_close,
+    .info = qcow2_info,
+    .map = qcow2_map,
+    .read = qcow2_read,
+    .write = qcow2_write,
+    .write_zeroes = qcow2_write_zeroes,
+    .write_compressed = qcow2_write_compressed,
+    .flush = qcow2_flush,
+    .check = qcow2_check,
+    .walk = qcow2_walk,
+    .create = qcow2_create,
+};

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Raw: the guest's bytes and nothing else. The size is the file's, rounded up
+ * to a sector; what the file does not hold of the last one reads as zeroes.
+ * Holes of the file are reported as zeroes.
+ *
+ * There is nothing to check, and nothing in the file says what it is: raw is
+ * what remains when no other format fits.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/option.h"
+
+extern const struct rhea_format_ops rhea_format_raw;
+
+enum { RAW_SECTOR = 512, RAW_FILL = 1 << 20 };
+
+enum raw_kind {
+    RAW_DATA,
+    RAW_HOLE,
+    RAW_PAST, /* the end of the file, in its last sector */
+};
+
+struct raw {
+    struct rhea_format base;
+    /* The run of data or hole that was found last, kept only where nobody
+     * writes: some file systems look at every page of it to find its end. */
+    pthread_mutex_t lock;
+    uint64_t start, end;
+    enum raw_kind kind;
+};
+
+static int raw_probe(const uint8_t *head, size_t len)
+{
+    (void)head;
+    (void)len;
+    return 1;
+}
+
+static int raw_open(struct rhea_format **out, struct rhea_storage *storage,
+                    unsigned flags, struct rhea_error *err)
+{
+    (void)flags;
+    uint64_t size;
+    int ret = rhea_storage_size(storage, &size, err);
+    if (ret)
+        return ret;
+    if (size > (INT64_MAX & ~(RAW_SECTOR - 1)))
+        return rhea_error_set(err, EFBIG, "the file is too large");
+    struct raw *r = calloc(1, sizeof(*r));
+    if (!r)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    r->base.ops = &rhea_format_raw;
+    r->base.storage = storage;
+    r->base.size = align_up(size, RAW_SECTOR);
+    pthread_mutex_init(&r->lock, NULL);
+    *out = &r->base;
+    return 0;
+}
+
+static int raw_close(struct rhea_format *f, struct rhea_error *err)
+{
+    int ret = f->storage->writable ? rhea_storage_flush(f->storage, err) : 0;
+    struct raw *r = (struct raw *)f;
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+    return ret;
+}
+
+static void raw_info(struct rhea_format *f, struct rhea_format_info *info)
+{
+    *info = (struct rhea_format_info){.virtual_size = f->size};
+}
+
+/* The run of data or hole around OFFSET, from the storage. *END is past it. */
+static int raw_ask(struct rhea_storage *storage, uint64_t offset, uint64_t len,
+                   enum raw_kind *kind, uint64_t *end, struct rhea_error *err)
+{
+    uint64_t size, run;
+    bool hole;
+    /* Asked each time: a write may have completed the last sector. */
+    int ret = rhea_storage_size(storage, &size, err);
+    if (ret)
+        return ret;
+    if (offset >= size) {
+        *kind = RAW_PAST;
+        *end = offset + len;
+        return 0;
+    }
+    ret = rhea_storage_extent(storage, offset, RHEA_MIN(len, size - offset),
+                              &hole, &run, err);
+    if (ret)
+        return ret;
+    *kind = hole ? RAW_HOLE : RAW_DATA;
+    *end = offset + run;
+    return 0;
+}
+
+static int raw_find_run(struct raw *r, uint64_t offset, uint64_t len,
+                        enum raw_kind *kind, uint64_t *end,
+                        struct rhea_error *err)
+{
+    if (r->base.storage->writable)
+        return raw_ask(r->base.storage, offset, len, kind, end, err);
+
+    RHEA_LOCKED(&r->lock);
+    if (offset < r->start || offset >= r->end) {
+        r->end = 0;
+        int ret = raw_ask(r->base.storage, offset, r->base.size - offset,
+                          &r->kind, end, err);
+        if (ret)
+            return ret;
+        r->start = offset;
+        r->end = *end;
+    }
+    *kind = r->kind;
+    *end = r->end;
+    return 0;
+}
+
+static int raw_map(struct rhea_format *f, uint64_t offset, uint64_t len,
+                   struct rhea_extent *extent, struct rhea_error *err)
+{
+    if (offset >= f->size || len == 0)
+        return rhea_error_set(
+            err, EINVAL,
+            "guest offset %" PRIu64 " lies past the end of the image", offset);
+    len = RHEA_MIN(len, f->size - offset);
+
+    enum raw_kind kind = RAW_PAST;
+    uint64_t end = 0;
+    int ret = raw_find_run((struct raw *)f, offset, len, &kind, &end, err);
+    if (ret)
+        return ret;
+    len = RHEA_MIN(len, end - offset);
+    *extent = (struct rhea_extent){
+        .kind = kind == RAW_DATA ? RHEA_EXTENT_DATA : RHEA_EXTENT_ZERO,
+        .length = len,
+        .has_host = kind != RAW_PAST,
+        .host = offset,
+        .stored_length = len,
+        .storage = f->storage,
+    };
+    return 0;
+}
+
+static int raw_write(struct rhea_format *f, uint64_t offset, const void *buf,
+                     size_t len, struct rhea_error *err)
+{
+    return rhea_storage_write(f->storage, buf, len, offset, err);
+}
+
+static int raw_write_zeroes(struct rhea_format *f, uint64_t offset,
+                            uint64_t len, bool unmap, struct rhea_error *err)
+{
+    return rhea_storage_zero(f->storage, offset, len, unmap, err);
+}
+
+static int raw_flush(struct rhea_format *f, struct rhea_error *err)
+{
+    return rhea_storage_flush(f->storage, err);
+}
+
+/* Zeroes that are really written. */
+static int raw_fill(struct rhea_storage *storage, uint64_t size,
+                    struct rhea_error *err)
+{
+    RHEA_AUTO_FREE void *zeroes = calloc(1, RAW_FILL);
+    if (!zeroes)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    for (uint64_t at = 0; at < size; at += RAW_FILL) {
+        int ret = rhea_storage_write(
+            storage, zeroes, (size_t)RHEA_MIN(size - at, RAW_FILL), at, err);
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+static int raw_create(struct rhea_storage *storage,
+                      const struct rhea_create *how, struct rhea_error *err)
+{
+    const char *preallocation = "off";
+    for (size_t i = 0; i < how->n_options; i++) {
+        if (strcmp(how->options[i].name, "preallocation") != 0)
+            return option_unknown(&how->options[i], "raw", err);
+        preallocation = how->options[i].value;
+    }
+    bool full = strcmp(preallocation, "full") == 0;
+    bool falloc = strcmp(preallocation, "falloc") == 0;
+    if (!full && !falloc && strcmp(preallocation, "off") != 0)
+        return rhea_error_set(err, EINVAL,
+                              "preallocation is 'off', 'falloc' or 'full', not "
+                              "'%s'",
+                              preallocation);
+    if (how->backing_file)
+        return rhea_error_set(err, EINVAL,
+                              "a raw image cannot have a backing file");
+    if (how->size > (INT64_MAX & ~(RAW_SECTOR - 1)))
+        return rhea_error_set(err, EFBIG, "no file can have %" PRIu64 " bytes",
+                              how->size);
+
+    uint64_t size = align_up(how->size, RAW_SECTOR);
+    int ret = 0;
+    if (full)
+        ret = raw_fill(storage, size, err);
+    else if (falloc && size)
+        ret = rhea_storage_allocate(storage, 0, size, err);
+    else
+        ret = rhea_storage_truncate(storage, size, err);
+    if (!ret)
+        ret = rhea_storage_flush(storage, err);
+    return ret;
+}
+
+static const struct rhea_option_help raw_options[] = {
+    {"size", "size", "Virtual disk size"},
+    {"preallocation", "str",
+     "Space reserved at once: off (default), falloc or full (written)"},
+    {0},
+};
+
+const struct rhea_format_ops rhea_format_raw = {
+    .name = "raw",
+    .create_options = raw_options,
+    .probe = raw_probe,
+    .open = raw_open,
+    .close = raw_close,
+    .info = raw_info,
+    .map = raw_map,
+    .write = raw_write,
+    .write_zeroes = raw_write_zeroes,
+    .flush = raw_flush,
+    .create = raw_create,
+};

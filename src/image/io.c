@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/* The guest's bytes, through the chain. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "image/internal.h"
+
+enum { ZERO_BYTES = 1 << 20, SECTOR = 512 };
+
+static int io_check_range(const struct rhea_image *image, const char *verb,
+                          uint64_t offset, uint64_t len, struct rhea_error *err)
+{
+    if (range_inside(offset, len, rhea_image_size(image)))
+        return 0;
+    return rhea_error_set(err, EINVAL,
+                          "cannot %s %" PRIu64 " bytes at offset %" PRIu64
+                          " of '%s': it ends at %" PRIu64,
+                          verb, len, offset, image->filename,
+                          rhea_image_size(image));
+}
+
+static int io_check_write(const struct rhea_image *image, uint64_t offset,
+                          uint64_t len, struct rhea_error *err)
+{
+    if (!(image->flags & RHEA_IMAGE_WRITE) || !image->format->ops->write)
+        return rhea_error_set(err, EACCES, "'%s' is open for reading only",
+                              image->filename);
+    if (image->blind)
+        return rhea_error_set(err, EPERM,
+                              "'%s' cannot be written to without its backing "
+                              "file",
+                              image->filename);
+    return io_check_range(image, "write", offset, len, err);
+}
+
+static int io_map(struct rhea_image *image, uint64_t offset, uint64_t len,
+                  struct rhea_extent *x, struct rhea_error *err)
+{
+    struct rhea_format *f = image->format;
+    int ret = f->ops->map(f, offset, len, x, err);
+    if (ret)
+        rhea_error_prefix(err, "'%s'", image->filename);
+    return ret;
+}
+
+/* A run of LEN bytes that is mapped alike. */
+static int io_read_extent(struct rhea_image *image, const struct rhea_extent *x,
+                          uint8_t *buf, size_t len, uint64_t offset,
+                          struct rhea_error *err)
+{
+    switch (x->kind) {
+    case RHEA_EXTENT_DATA:
+        /* An image's last cluster may be short of the file's end. */
+        return rhea_storage_read_padded(x->storage, buf, len, x->host, err);
+    case RHEA_EXTENT_COMPRESSED:
+        return image->format->ops->read(image->format, offset, buf, len, err);
+    case RHEA_EXTENT_UNALLOCATED:
+        if (image->backing)
+            return image_read_below(image->backing, offset, buf, len, err);
+        break;
+    case RHEA_EXTENT_ZERO:
+        break;
+    }
+    memset(buf, 0, len);
+    return 0;
+}
+
+static int io_read(struct rhea_image *image, uint8_t *buf, size_t len,
+                   uint64_t offset, struct rhea_error *err)
+{
+    /* A raw file's holes need not be looked for to be read. */
+    if (image->is_raw)
+        return rhea_storage_read_padded(image->storage, buf, len, offset, err);
+    while (len) {
+        struct rhea_extent x;
+        int ret = io_map(image, offset, len, &x, err);
+        if (ret)
+            return ret;
+        size_t n = (size_t)RHEA_MIN(len, x.length);
+        ret = io_read_extent(image, &x, buf, n, offset, err);
+        if (ret)
+            return ret;
+        buf += n;
+        offset += n;
+        len -= n;
+    }
+    return 0;
+}
+
+int image_read_below(void *opaque, uint64_t offset, void *buf, size_t len,
+                     struct rhea_error *err)
+{
+    struct rhea_image *image = opaque;
+    uint64_t size = rhea_image_size(image);
+    size_t inside = offset < size ? (size_t)RHEA_MIN(len, size - offset) : 0;
+    memset((uint8_t *)buf + inside, 0, len - inside);
+    return io_read(image, buf, inside, offset, err);
+}
+
+int rhea_image_read(struct rhea_image *image, void *buf, size_t len,
+                    uint64_t offset, struct rhea_error *err)
+{
+    int ret = io_check_range(image, "read", offset, len, err);
+    return ret ? ret : io_read(image, buf, len, offset, err);
+}
+
+/*
+ * A guest that may write the first sector of a raw image could make it look
+ * like another format, and the next program that guesses would open whatever
+ * backing file the guest has named there. So where raw was a guess, such a
+ * write is refused (as in QEMU); where somebody said raw, it is the guest's
+ * right.
+ */
+static int image_guard_raw(struct rhea_image *image, const uint8_t *buf,
+                           size_t len, uint64_t offset, struct rhea_error *err)
+{
+    if (!image->guessed_raw || offset >= SECTOR || len == 0)
+        return 0;
+    uint8_t head[4 * SECTOR];
+    int ret =
+        rhea_storage_read_padded(image->storage, head, sizeof(head), 0, err);
+    if (ret)
+        return ret;
+    memcpy(head + offset, buf, RHEA_MIN(len, sizeof(head) - (size_t)offset));
+    if (rhea_format_probe(head, sizeof(head)) == image->format->ops)
+        return 0;
+    return rhea_error_set(err, EPERM,
+                          "refused to write the beginning of '%s': it would "
+                          "look like another format; state its format, raw, "
+                          "to allow this",
+                          image->filename);
+}
+
+int rhea_image_write(struct rhea_image *image, const void *buf, size_t len,
+                     uint64_t offset, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = io_check_write(image, offset, len, err);
+    if (ret)
+        return ret;
+    ret = image_guard_raw(image, buf, len, offset, err);
+    if (ret || len == 0)
+        return ret;
+    return ops->write(image->format, offset, buf, len, err);
+}
+
+static int io_write_zero_bytes(struct rhea_image *image, uint64_t offset,
+                               uint64_t len, struct rhea_error *err)
+{
+    size_t piece = (size_t)RHEA_MIN(len, ZERO_BYTES);
+    RHEA_AUTO_FREE void *zeroes = calloc(1, piece ? piece : 1);
+    if (!zeroes)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    while (len) {
+        size_t n = (size_t)RHEA_MIN(len, piece);
+        int ret = rhea_image_write(image, zeroes, n, offset, err);
+        if (ret)
+            return ret;
+        offset += n;
+        len -= n;
+    }
+    return 0;
+}
+
+int rhea_image_write_zeroes(struct rhea_image *image, uint64_t offset,
+                            uint64_t len, bool unmap, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = io_check_write(image, offset, len, err);
+    if (ret)
+        return ret;
+    if (len == 0)
+        return 0;
+    if (!ops->write_zeroes)
+        return io_write_zero_bytes(image, offset, len, err);
+    return ops->write_zeroes(image->format, offset, len, unmap, err);
+}
+
+int rhea_image_flush(struct rhea_image *image, struct rhea_error *err)
+{
+    if (!(image->flags & RHEA_IMAGE_WRITE))
+        return 0;
+    if (image->format->ops->flush)
+        return image->format->ops->flush(image->format, err);
+    return rhea_storage_flush(image->storage, err);
+}
+
+int rhea_image_map(struct rhea_image *image, uint64_t offset, uint64_t len,
+                   struct rhea_image_extent *extent, struct rhea_error *err)
+{
+    int ret = io_check_range(image, "map", offset, len, err);
+    if (ret)
+        return ret;
+    if (len == 0)
+        return rhea_error_set(err, EINVAL, "cannot map 0 bytes of '%s'",
+                              image->filename);
+    for (unsigned depth = 0;; depth++) {
+        *extent = (struct rhea_image_extent){.depth = depth, .image = image};
+        ret = io_map(image, offset, len, &extent->extent, err);
+        if (ret)
+            return ret;
+        struct rhea_image *below = image->backing;
+        if (extent->extent.kind != RHEA_EXTENT_UNALLOCATED || !below ||
+            offset >= rhea_image_size(below))
+            return 0;
+        /* A shorter backing image ends the run, too. */
+        len = RHEA_MIN(extent->extent.length, rhea_image_size(below) - offset);
+        image = below;
+    }
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Trying a creation out. A format looks at all it is asked for before it
+ * writes; so a storage that refuses the first change tells whether it would
+ * have begun, and the file that is to be replaced need not be emptied to learn
+ * that an option is wrong.
+ */
+#include <errno.h>
+
+#include "image/internal.h"
+
+struct rehearsal {
+    struct rhea_storage head;
+    bool reached; /* the first change */
+};
+
+static int rehearsal_stop(struct rhea_storage *s)
+{
+    ((struct rehearsal *)s)->reached = true;
+    return -ECANCELED;
+}
+
+static int64_t rehearsal_pread(struct rhea_storage *s, void *buf, size_t len,
+                               uint64_t offset, struct rhea_error *err)
+{
+    (void)s;
+    (void)buf;
+    (void)len;
+    (void)offset;
+    (void)err;
+    return 0;
+}
+
+static int rehearsal_pwrite(struct rhea_storage *s, const void *buf, size_t len,
+                            uint64_t offset, struct rhea_error *err)
+{
+    (void)buf;
+    (void)len;
+    (void)offset;
+    (void)err;
+    return rehearsal_stop(s);
+}
+
+static int rehearsal_flush(struct rhea_storage *s, struct rhea_error *err)
+{
+    (void)s;
+    (void)err;
+    return 0;
+}
+
+static int rehearsal_size(struct rhea_storage *s, uint64_t *size,
+                          struct rhea_error *err)
+{
+    (void)s;
+    (void)err;
+    *size = 0;
+    return 0;
+}
+
+static int rehearsal_truncate(struct rhea_storage *s, uint64_t size,
+                              struct rhea_error *err)
+{
+    (void)size;
+    (void)err;
+    return rehearsal_stop(s);
+}
+
+static int rehearsal_zero(struct rhea_storage *s, uint64_t offset, uint64_t len,
+                          bool punch, struct rhea_error *err)
+{
+    (void)offset;
+    (void)len;
+    (void)punch;
+    (void)err;
+    return rehearsal_stop(s);
+}
+
+static int rehearsal_allocate(struct rhea_storage *s, uint64_t offset,
+                              uint64_t len, struct rhea_error *err)
+{
+    (void)offset;
+    (void)len;
+    (void)err;
+    return rehearsal_stop(s);
+}
+
+static void rehearsal_close(struct rhea_storage *s)
+{
+    (void)s; /* lives in its user's frame */
+}
+
+static const struct rhea_storage_ops rehearsal_ops = {
+    .name = "rehearsal",
+    .pread = rehearsal_pread,
+    .pwrite = rehearsal_pwrite,
+    .flush = rehearsal_flush,
+    .size = rehearsal_size,
+    .truncate = rehearsal_truncate,
+    .zero = rehearsal_zero,
+    .allocate = rehearsal_allocate,
+    .close = rehearsal_close,
+};
+
+int image_rehearse_create(const struct rhea_format_ops *ops,
+                          const struct rhea_create *how, struct rhea_error *err)
+{
+    struct rehearsal r = {.head = {.ops = &rehearsal_ops, .writable = true}};
+    int ret = ops->create(&r.head, how, err);
+
+    return r.reached ? 0 : ret;
+}

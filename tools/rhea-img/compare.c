@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/* rhea-img compare */
+#include <stdarg.h>
+
+#include "base/checked.h"
+#include "convert/zero.h"
+#include "tool.h"
+
+enum {
+    COMPARE_IDENTICAL = 0,
+    COMPARE_DIFFERENT = 1,
+    COMPARE_OPEN_FAILED = 2,
+    COMPARE_MAP_FAILED = 3,
+    COMPARE_READ_FAILED = 4,
+
+    COMPARE_CHUNK = 2 << 20,
+    COMPARE_SECTOR = 512, /* differences are told by sector */
+};
+
+struct compare_side {
+    const char *filename, *format;
+    struct rhea_image *image;
+    uint64_t size;
+    unsigned char *buf;
+};
+
+struct compare {
+    struct compare_side a, b;
+    bool quiet, strict;
+    unsigned flags;
+    struct tool_progress progress;
+};
+
+/* What compare looks at of an extent. */
+struct compare_status {
+    uint64_t length;
+    bool allocated, zero, data, compressed;
+};
+
+static void compare_tell(const struct compare *c, const char *fmt, ...)
+    RHEA_PRINTF(2, 3);
+
+static void compare_tell(const struct compare *c, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (c->quiet)
+        return;
+    va_start(ap, fmt);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is started */
+    vprintf(fmt, ap);
+    va_end(ap);
+}
+
+static int compare_differ(struct compare *c, uint64_t offset)
+{
+    compare_tell(c, "Content mismatch at offset %ju!\n",
+                 (uintmax_t)align_down(offset, COMPARE_SECTOR));
+    return COMPARE_DIFFERENT;
+}
+
+static int compare_status(const struct compare_side *s, uint64_t offset,
+                          uint64_t length, struct compare_status *status)
+{
+    struct rhea_image_extent e;
+    struct rhea_error err;
+
+    if (rhea_image_map(s->image, offset, length, &e, &err) < 0)
+        return tool_fail(s->filename, &err, COMPARE_MAP_FAILED);
+    *status = (struct compare_status){
+        .length = e.extent.length,
+        .allocated = e.extent.kind != RHEA_EXTENT_UNALLOCATED,
+        .zero = e.extent.kind == RHEA_EXTENT_ZERO ||
+                e.extent.kind == RHEA_EXTENT_UNALLOCATED,
+        .data = e.extent.kind == RHEA_EXTENT_DATA ||
+                e.extent.kind == RHEA_EXTENT_COMPRESSED,
+        .compressed = e.extent.kind == RHEA_EXTENT_COMPRESSED,
+    };
+    return 0;
+}
+
+static int compare_read(const struct compare_side *s, uint64_t offset,
+                        size_t len)
+{
+    struct rhea_error err;
+
+    if (rhea_image_read(s->image, s->buf, len, offset, &err) < 0)
+        return tool_fail(s->filename, &err, COMPARE_READ_FAILED);
+    return 0;
+}
+
+/* Whether one image's data is zeroes after all. */
+static int compare_with_zero(struct compare *c, const struct compare_side *s,
+                             uint64_t offset, size_t len)
+{
+    size_t at, n;
+    int code = compare_read(s, offset, len);
+
+    if (code || zero_is(s->buf, len))
+        return code;
+    for (at = 0; at < len; at += n) {
+        n = RHEA_MIN(COMPARE_SECTOR - (offset + at) % COMPARE_SECTOR, len - at);
+        if (!zero_is(s->buf + at, n))
+            break;
+    }
+    return compare_differ(c, offset + at);
+}
+
+static int compare_data(struct compare *c, uint64_t offset, size_t len)
+{
+    size_t at = 0;
+    int code = compare_read(&c->a, offset, len);
+
+    if (!code)
+        code = compare_read(&c->b, offset, len);
+    if (code || !memcmp(c->a.buf, c->b.buf, len))
+        return code;
+    while (c->a.buf[at] == c->b.buf[at])
+        at++;
+    return compare_differ(c, offset + at);
+}
+
+/* One run that is alike within each image; *LEN is what was looked at. */
+static int compare_run(struct compare *c, uint64_t offset, uint64_t *len)
+{
+    struct compare_status a = {0}, b = {0};
+    int code = compare_status(&c->a, offset, *len, &a);
+
+    if (!code)
+        code = compare_status(&c->b, offset, *len, &b);
+    if (code)
+        return code;
+    *len = RHEA_MIN(a.length, b.length);
+    if (c->strict && (a.allocated != b.allocated || a.zero != b.zero ||
+                      a.compressed != b.compressed)) {
+        compare_tell(c, "Strict mode: Offset %ju block status mismatch!\n",
+                     (uintmax_t)offset);
+        return COMPARE_DIFFERENT;
+    }
+    if (a.zero && b.zero)
+        return 0;
+    *len = RHEA_MIN(*len, COMPARE_CHUNK);
+    if (a.data && b.data)
+        return compare_data(c, offset, *len);
+    return compare_with_zero(c, a.data ? &c->a : &c->b, offset, *len);
+}
+
+/* What the longer image has past the shorter one's end. */
+static int compare_rest(struct compare *c, uint64_t offset, uint64_t total)
+{
+    const struct compare_side *s = c->a.size > c->b.size ? &c->a : &c->b;
+    struct compare_status status = {0};
+    int code;
+
+    compare_tell(c, "Warning: Image size mismatch!\n");
+    for (; offset < total; offset += status.length) {
+        code = compare_status(s, offset, total - offset, &status);
+        if (!code && status.data) {
+            status.length = RHEA_MIN(status.length, COMPARE_CHUNK);
+            code = compare_with_zero(c, s, offset, status.length);
+        }
+        if (code)
+            return code;
+        tool_progress_report(&c->progress, "comparing", offset, total);
+    }
+    return 0;
+}
+
+static int compare_images(struct compare *c)
+{
+    uint64_t common = RHEA_MIN(c->a.size, c->b.size);
+    uint64_t total = RHEA_MAX(c->a.size, c->b.size);
+    uint64_t offset, len;
+    int code = 0;
+
+    tool_progress_report(&c->progress, "comparing", 0, total);
+    if (c->strict && c->a.size != c->b.size) {
+        compare_tell(c, "Strict mode: Image size mismatch!\n");
+        return COMPARE_DIFFERENT;
+    }
+    for (offset = 0; offset < common; offset += len) {
+        len = common - offset;
+        code = compare_run(c, offset, &len);
+        if (code)
+            return code;
+        tool_progress_report(&c->progress, "comparing", offset + len, total);
+    }
+    if (c->a.size != c->b.size)
+        code = compare_rest(c, offset, total);
+    if (!code)
+        compare_tell(c, "Images are identical.\n");
+    return code;
+}
+
+static int compare_open(struct compare *c, struct compare_side *s)
+{
+    struct rhea_error err;
+
+    s->buf = malloc(COMPARE_CHUNK);
+    if (!s->buf) {
+        tool_error("out of memory");
+        return COMPARE_OPEN_FAILED;
+    }
+    if (rhea_image_open(&s->image, s->filename, s->format, c->flags, &err) < 0)
+        return tool_fail(s->filename, &err, COMPARE_OPEN_FAILED);
+    s->size = rhea_image_size(s->image);
+    return 0;
+}
+
+static int compare_parse(struct compare *c, int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"help", no_argument, NULL, 'h'},
+        {"force-share", no_argument, NULL, 'U'},
+        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {0},
+    };
+    bool direct, unsafe;
+    int o;
+
+    while ((o = getopt_long(argc, argv, ":hf:F:T:pqsU", long_options, NULL)) !=
+           -1) {
+        switch (o) {
+        case 'f':
+            c->a.format = optarg;
+            break;
+        case 'F':
+            c->b.format = optarg;
+            break;
+        case 'T':
+            if (tool_get_cache(optarg, &direct, &unsafe) < 0)
+                return COMPARE_OPEN_FAILED;
+            c->flags |= direct ? RHEA_IMAGE_DIRECT : 0;
+            break;
+        case 'p':
+            c->progress.enabled = true;
+            break;
+        case 'q':
+            c->quiet = true;
+            break;
+        case 's':
+            c->strict = true;
+            break;
+        case 'U':
+            c->flags |= RHEA_IMAGE_NO_LOCK;
+            break;
+        default:
+            return tool_other_option(&tool_compare, o, argv);
+        }
+    }
+    if (optind != argc - 2)
+        return tool_usage(&tool_compare, "compare: exactly two files are "
+                                         "needed");
+    c->a.filename = argv[optind];
+    c->b.filename = argv[optind + 1];
+    if (c->quiet)
+        c->progress.enabled = false;
+    return -1;
+}
+
+static int compare_run_command(int argc, char **argv)
+{
+    struct compare c = {.progress = {.stream = stdout, .step = 2}};
+    int code = compare_parse(&c, argc, argv);
+
+    if (code >= 0)
+        return code;
+    code = compare_open(&c, &c.a);
+    if (!code)
+        code = compare_open(&c, &c.b);
+    if (!code)
+        code = compare_images(&c);
+    tool_progress_finish(&c.progress, code == COMPARE_IDENTICAL);
+    rhea_image_close(c.a.image, NULL);
+    rhea_image_close(c.b.image, NULL);
+    free(c.a.buf);
+    free(c.b.buf);
+    return tool_finish_output(code, COMPARE_READ_FAILED);
+}
+
+const struct tool_command tool_compare = {
+    .name = "compare",
+    .summary = "Tell whether two images have the same contents",
+    .usage = "[-f FORMAT] [-F FORMAT] [-T CACHE] [-p] [-q] [-s] [-U] FILE FILE",
+    .help =
+        "  -f FORMAT          of the first image; else it is found out\n"
+        "  -F FORMAT          of the second image\n"
+        "  -s                 strictly: same size, same clusters allocated\n"
+        "  -T CACHE           none or directsync: past the page cache\n"
+        "  -p                 show progress\n"
+        "  -q                 print only errors\n"
+        "  -U, --force-share  even if the images are in use\n"
+        "\nExit codes: 0 identical, 1 different, 2 an image could not be\n"
+        "opened, 3 its map, or 4 its contents could not be read.\n",
+    .run = compare_run_command,
+    .usage_code = COMPARE_OPEN_FAILED,
+};

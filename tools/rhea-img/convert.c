@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: MIT */
+/* rhea-img convert */
+#include <errno.h>
+#include <sys/stat.h>
+
+#include <rhea/convert.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "tool.h"
+
+struct convert_arguments {
+    const char *source_format, *target_format;
+    char **source_names;
+    size_t n_sources;
+    const char *target_name;
+    struct tool_options options;
+    char *backing_file, *backing_format;
+    struct rhea_convert_options how;
+    bool quiet, keep_target, no_lock, target_is_zero;
+    bool direct_source, direct_target, unsafe;
+    struct tool_progress progress;
+};
+
+struct convert {
+    struct convert_arguments *arguments;
+    struct rhea_image **sources;
+    size_t n_sources; /* open */
+    struct rhea_image *target;
+    uint64_t size;
+};
+
+static int convert_open_sources(struct convert *c)
+{
+    const struct convert_arguments *a = c->arguments;
+    unsigned flags = (a->no_lock ? RHEA_IMAGE_NO_LOCK : 0) |
+                     (a->direct_source ? RHEA_IMAGE_DIRECT : 0);
+    struct rhea_error err;
+
+    c->sources = tool_realloc(NULL, a->n_sources * sizeof(struct rhea_image *));
+    for (; c->n_sources < a->n_sources; c->n_sources++) {
+        const char *name = a->source_names[c->n_sources];
+        struct rhea_image *image;
+
+        if (rhea_image_open(&image, name, a->source_format, flags, &err) < 0)
+            return tool_fail(name, &err, 1);
+        c->sources[c->n_sources] = image;
+        c->size += align_up(rhea_image_size(image), 512);
+        if (rhea_convert_check_target(image, a->target_name, &err) < 0) {
+            c->n_sources++;
+            return tool_fail(a->target_name, &err, 1);
+        }
+    }
+    return 0;
+}
+
+/* The backing file that the new image will have is not to be overwritten
+ * either. */
+static int convert_check_backing(const struct convert_arguments *a)
+{
+    struct stat target, backing;
+
+    if (!a->backing_file || stat(a->target_name, &target) < 0 ||
+        stat(a->backing_file, &backing) < 0)
+        return 0;
+    if (target.st_dev != backing.st_dev || target.st_ino != backing.st_ino)
+        return 0;
+    tool_error("%s is to be the backing file of the new image; it would be "
+               "overwritten",
+               a->target_name);
+    return 1;
+}
+
+static int convert_create_target(struct convert *c)
+{
+    struct convert_arguments *a = c->arguments;
+    struct rhea_error err;
+    struct rhea_create how = {
+        .size = c->size,
+        .backing_file = a->backing_file,
+        .backing_format = a->backing_format,
+        .options = a->options.items,
+        .n_options = a->options.n,
+    };
+
+    if (convert_check_backing(a))
+        return 1;
+    if (rhea_image_create(a->target_name, a->target_format, &how, false, &err) <
+        0)
+        return tool_fail(a->target_name, &err, 1);
+    return 0;
+}
+
+static int convert_open_target(struct convert *c)
+{
+    const struct convert_arguments *a = c->arguments;
+    unsigned flags = RHEA_FILE_WRITE |
+                     (a->direct_target ? RHEA_FILE_DIRECT : 0) |
+                     (a->unsafe ? RHEA_FILE_NO_FLUSH : 0);
+    struct rhea_storage *storage;
+    struct rhea_error err;
+    int ret = rhea_file_open(&storage, a->target_name, flags, &err);
+
+    if (ret < 0)
+        return tool_fail(a->target_name, &err, 1);
+    ret = rhea_storage_lock(storage,
+                            RHEA_LOCK_READ | RHEA_LOCK_WRITE | RHEA_LOCK_RESIZE,
+                            RHEA_LOCK_READ | RHEA_LOCK_UNCHANGED, &err);
+    if (ret < 0)
+        rhea_storage_close(storage);
+    else
+        ret = rhea_image_open_storage(&c->target, storage, a->target_name,
+                                      a->target_format, RHEA_IMAGE_WRITE, &err);
+    if (ret < 0)
+        return tool_fail(a->target_name, &err, 1);
+    return 0;
+}
+
+static int convert_copy(struct convert *c)
+{
+    struct convert_arguments *a = c->arguments;
+    struct rhea_progress progress = {
+        .report = tool_progress_report,
+        .opaque = &a->progress,
+    };
+    struct rhea_convert_options how = a->how;
+    struct rhea_error err;
+    int ret;
+
+    /* A new file is all holes, whatever its format makes of them. */
+    how.target_is_zero = a->target_is_zero;
+    if (!a->keep_target && !rhea_image_backing(c->target) &&
+        rhea_file_is_regular(rhea_image_storage(c->target)))
+        how.target_is_zero = true;
+    how.progress = &progress;
+    tool_progress_report(&a->progress, "copying", 0, c->size);
+    ret = rhea_convert_copy(c->sources, c->n_sources, c->target, &how, NULL,
+                            &err);
+    if (ret == 0 && !a->unsafe)
+        ret = rhea_image_flush(c->target, &err);
+    tool_progress_finish(&a->progress, ret == 0);
+    if (ret < 0)
+        tool_error("%s", err.text);
+    return ret < 0;
+}
+
+static int convert_finish(struct convert *c, int code)
+{
+    struct rhea_error err;
+    size_t i;
+
+    if (rhea_image_close(c->target, &err) < 0 && code == 0)
+        code = tool_fail(c->arguments->target_name, &err, 1);
+    for (i = 0; i < c->n_sources; i++)
+        rhea_image_close(c->sources[i], NULL);
+    free(c->sources);
+    return code;
+}
+
+static int convert_do(struct convert_arguments *a)
+{
+    struct convert c = {.arguments = a};
+    int code = convert_open_sources(&c);
+
+    if (!code && !a->keep_target)
+        code = convert_create_target(&c);
+    if (!code)
+        code = convert_open_target(&c);
+    if (!code)
+        code = convert_copy(&c);
+    code = convert_finish(&c, code);
+    return tool_finish_output(code, 1);
+}
+
+/* Move what -o says of all formats to its own place. */
+static void convert_sort_options(struct convert_arguments *a)
+{
+    char *value;
+
+    /* The size is that of what is copied. */
+    free(tool_options_take(&a->options, "size"));
+    value = tool_options_take(&a->options, "backing_file");
+    if (value) {
+        free(a->backing_file);
+        a->backing_file = value;
+    }
+    value = tool_options_take(&a->options, "backing_fmt");
+    if (value) {
+        free(a->backing_format);
+        a->backing_format = value;
+    }
+}
+
+static int convert_check_target_format(const struct convert_arguments *a)
+{
+    const struct rhea_format_ops *ops = rhea_format_find(a->target_format);
+    const char *preallocation = tool_options_get(&a->options, "preallocation");
+
+    if (!ops) {
+        tool_error("there is no format '%s'", a->target_format);
+        return 1;
+    }
+    if (!ops->write || (!a->keep_target && !ops->create)) {
+        tool_error("%s images cannot be written", ops->name);
+        return 1;
+    }
+    if (a->how.compress && !ops->write_compressed) {
+        tool_error("%s images cannot hold compressed data", ops->name);
+        return 1;
+    }
+    if (a->how.compress && preallocation && strcmp(preallocation, "off")) {
+        tool_error("compressed data cannot be preallocated: leave out -c or "
+                   "preallocation=%s",
+                   preallocation);
+        return 1;
+    }
+    return 0;
+}
+
+/* Refuse what contradicts itself, before any file is opened. */
+static int convert_check(const struct convert_arguments *a)
+{
+    if (a->source_format && !rhea_format_find(a->source_format)) {
+        tool_error("there is no format '%s'", a->source_format);
+        return 1;
+    }
+    if (a->backing_file && !a->backing_format && !a->keep_target) {
+        tool_error("a backing file is given, but not its format: say -F");
+        return 1;
+    }
+    if (a->backing_file && a->n_sources > 1) {
+        tool_error("several images joined cannot have a backing file");
+        return 1;
+    }
+    if (a->backing_format && !rhea_format_find(a->backing_format)) {
+        tool_error("there is no format '%s'", a->backing_format);
+        return 1;
+    }
+    if (a->keep_target && a->options.n) {
+        tool_error("-o says how to create the target, which -n is not to do");
+        return 1;
+    }
+    if (a->target_is_zero && !a->keep_target) {
+        tool_error("--target-is-zero speaks of an existing target: say -n");
+        return 1;
+    }
+    if (a->target_is_zero && a->backing_file) {
+        tool_error("a target with a backing file is not all zero");
+        return 1;
+    }
+    return convert_check_target_format(a);
+}
+
+static int convert_get_sparse(struct convert_arguments *a, const char *text)
+{
+    if (tool_get_size("run of zeroes", text, &a->how.sparse) < 0)
+        return 1;
+    if (a->how.sparse % 512 || a->how.sparse > RHEA_CONVERT_SPARSE_MAX) {
+        tool_error("-S is a multiple of 512, at most %u; 0 writes all zeroes",
+                   RHEA_CONVERT_SPARSE_MAX);
+        return 1;
+    }
+    return -1;
+}
+
+static int convert_get_workers(struct convert_arguments *a, const char *text)
+{
+    uint64_t n;
+
+    if (tool_get_size("number of threads", text, &n) < 0)
+        return 1;
+    if (n < 1 || n > RHEA_CONVERT_WORKERS_MAX) {
+        tool_error("-m is the number of threads, 1 to %u",
+                   RHEA_CONVERT_WORKERS_MAX);
+        return 1;
+    }
+    a->how.workers = (unsigned)n;
+    return -1;
+}
+
+/* One option; -1 to go on, else the exit code. */
+static int convert_option(struct convert_arguments *a, int c, char **argv)
+{
+    bool ignored;
+
+    switch (c) {
+    case 'f':
+        a->source_format = optarg;
+        return -1;
+    case 'O':
+        a->target_format = optarg;
+        return -1;
+    case 'B':
+        free(a->backing_file);
+        a->backing_file = tool_strdup(optarg);
+        return -1;
+    case 'F':
+        free(a->backing_format);
+        a->backing_format = tool_strdup(optarg);
+        return -1;
+    case 'o':
+        return tool_options_add(&a->options, optarg) < 0 ? 1 : -1;
+    case 'S':
+        return convert_get_sparse(a, optarg);
+    case 'm':
+        return convert_get_workers(a, optarg);
+    case 't':
+        return tool_get_cache(optarg, &a->direct_target, &a->unsafe) < 0 ? 1
+                                                                         : -1;
+    case 'T':
+        return tool_get_cache(optarg, &a->direct_source, &ignored) < 0 ? 1 : -1;
+    case 'c':
+        a->how.compress = true;
+        return -1;
+    case 'W':
+        a->how.any_order = true;
+        return -1;
+    case 'p':
+        a->progress.enabled = true;
+        return -1;
+    case 'q':
+        a->quiet = true;
+        return -1;
+    case 'n':
+        a->keep_target = true;
+        return -1;
+    case 'U':
+        a->no_lock = true;
+        return -1;
+    case TOOL_OPT_TARGET_IS_ZERO:
+        a->target_is_zero = true;
+        return -1;
+    case 'C':
+    case 'l':
+    case 'r':
+        return tool_usage(&tool_convert, "convert: -%c is not supported", c);
+    default:
+        return tool_other_option(&tool_convert, c, argv);
+    }
+}
+
+static int convert_parse(struct convert_arguments *a, int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"help", no_argument, NULL, 'h'},
+        {"force-share", no_argument, NULL, 'U'},
+        {"target-is-zero", no_argument, NULL, TOOL_OPT_TARGET_IS_ZERO},
+        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"target-image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"salvage", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"skip-broken-bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {0},
+    };
+    int c, code;
+
+    while ((c = getopt_long(argc, argv, ":hf:O:B:CcF:o:l:S:pt:T:qnm:WUr:",
+                            long_options, NULL)) != -1) {
+        code = convert_option(a, c, argv);
+        if (code >= 0)
+            return code;
+    }
+    if (a->options.help)
+        return tool_options_help(a->target_format, NULL);
+    if (argc - optind < 2)
+        return tool_usage(&tool_convert,
+                          "convert: a source and a target file are needed");
+    a->source_names = argv + optind;
+    a->n_sources = (size_t)(argc - optind - 1);
+    a->target_name = argv[argc - 1];
+    if (a->quiet)
+        a->progress.enabled = false;
+    code = convert_check(a);
+    if (code)
+        return code;
+    convert_sort_options(a);
+    /* -o may have named a backing file, too. */
+    code = convert_check(a);
+    return code ? code : -1;
+}
+
+static int convert_run(int argc, char **argv)
+{
+    struct convert_arguments a = {
+        .target_format = "raw",
+        .how.sparse = 4096,
+        .unsafe = true,
+        .progress = {.stream = stdout, .step = 1},
+    };
+    int code = convert_parse(&a, argc, argv);
+
+    if (code < 0)
+        code = convert_do(&a);
+    tool_options_finish(&a.options);
+    free(a.backing_file);
+    free(a.backing_format);
+    return code;
+}
+
+const struct tool_command tool_convert = {
+    .name = "convert",
+    .summary = "Copy images into a new one, of another format perhaps",
+    .usage =
+        "[-f FORMAT] [-O FORMAT] [-o OPTIONS] [-B BACKING_FILE -F FORMAT]\n"
+        "                        [-c] [-p] [-q] [-n] [-W] [-U] [-S SIZE] "
+        "[-m THREADS]\n"
+        "                        [-t CACHE] [-T CACHE] [--target-is-zero] "
+        "SOURCE... TARGET",
+    .help =
+        "  -f FORMAT          of the sources; else it is found out\n"
+        "  -O FORMAT          of the target (raw)\n"
+        "  -o a=b,..          the target's options; `-o help` lists them\n"
+        "  -B FILE            the target's backing file, which is not copied\n"
+        "  -F FORMAT          of the backing file\n"
+        "  -c                 compress\n"
+        "  -S SIZE            leave out runs of zeroes at least this long "
+        "(4k);\n"
+        "                     0 writes them all\n"
+        "  -n                 write into an existing target\n"
+        "  --target-is-zero   the existing target is known to be all zero\n"
+        "  -m THREADS         1 to 16\n"
+        "  -W                 let writes overtake each other\n"
+        "  -t CACHE           of the target (unsafe): all others make sure "
+        "the\n"
+        "                     copy is on the disk; none: past the page cache\n"
+        "  -T CACHE           of the sources; none: past the page cache\n"
+        "  -p                 show progress\n"
+        "  -q                 print only errors\n"
+        "  -U, --force-share  even if a source is in use\n",
+    .run = convert_run,
+    .usage_code = 1,
+};

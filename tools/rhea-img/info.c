@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MIT */
+/* rhea-img info */
+#include <errno.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "tool.h"
+
+struct info_arguments {
+    const char *filename, *format;
+    bool json, chain, no_lock;
+};
+
+/* All that is printed of one image. */
+struct info_view {
+    struct rhea_image *image;
+    struct rhea_format_info info;
+    const char *format;
+    uint64_t disk_size;
+    bool has_disk_size;
+    char *backing_path; /* NULL: none, or its name cannot be made out */
+};
+
+static void info_view_init(struct info_view *v, struct rhea_image *image)
+{
+    uint64_t device, inode;
+
+    memset(v, 0, sizeof(*v));
+    v->image = image;
+    rhea_image_info(image, &v->info);
+    v->format = rhea_image_format(image)->ops->name;
+    v->has_disk_size = rhea_file_stat(rhea_image_storage(image), &v->disk_size,
+                                      &device, &inode) == 0;
+    if (v->info.backing_file)
+        v->backing_path = rhea_image_backing_path(image);
+}
+
+static void info_print_fact(const struct rhea_fact *fact)
+{
+    printf("    %s: ", fact->name);
+    switch (fact->type) {
+    case RHEA_FACT_STRING:
+        printf("%s\n", fact->string);
+        break;
+    case RHEA_FACT_NUMBER:
+        printf("%ju\n", (uintmax_t)fact->number);
+        break;
+    case RHEA_FACT_BOOL:
+        printf("%s\n", fact->number ? "true" : "false");
+        break;
+    }
+}
+
+static void info_print_backing(const struct info_view *v)
+{
+    printf("backing file: %s", v->info.backing_file);
+    if (!v->backing_path)
+        printf(" (cannot determine actual path)");
+    else if (strcmp(v->backing_path, v->info.backing_file))
+        printf(" (actual path: %s)", v->backing_path);
+    putchar('\n');
+    if (v->info.backing_format)
+        printf("backing file format: %s\n", v->info.backing_format);
+}
+
+static void info_print_human(const struct info_view *v)
+{
+    unsigned i;
+
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%ju bytes)\n",
+           rhea_image_filename(v->image), v->format,
+           tool_format_size(v->info.virtual_size).text,
+           (uintmax_t)v->info.virtual_size);
+    if (v->has_disk_size)
+        printf("disk size: %s\n", tool_format_size(v->disk_size).text);
+    else
+        printf("disk size: unavailable\n");
+    if (v->info.encrypted)
+        printf("encrypted: yes\n");
+    if (v->info.cluster_size)
+        printf("cluster_size: %u\n", v->info.cluster_size);
+    if (v->info.dirty)
+        printf("cleanly shut down: no\n");
+    if (v->info.backing_file)
+        info_print_backing(v);
+    if (v->info.snapshots)
+        printf("internal snapshots: %u\n", v->info.snapshots);
+    if (v->info.bitmaps)
+        printf("persistent bitmaps: %u\n", v->info.bitmaps);
+    if (v->info.n_facts)
+        printf("Format specific information:\n");
+    for (i = 0; i < v->info.n_facts; i++)
+        info_print_fact(&v->info.facts[i]);
+}
+
+static json_t *info_json_fact(const struct rhea_fact *fact)
+{
+    switch (fact->type) {
+    case RHEA_FACT_STRING:
+        return tool_json_string(fact->string);
+    case RHEA_FACT_NUMBER:
+        return json_integer((json_int_t)fact->number);
+    case RHEA_FACT_BOOL:
+        break;
+    }
+    return json_boolean(fact->number);
+}
+
+static json_t *info_json_facts(const struct info_view *v)
+{
+    json_t *object = json_object(), *data = json_object();
+    unsigned i;
+
+    json_object_set_new(object, "type", json_string(v->format));
+    for (i = 0; i < v->info.n_facts; i++)
+        json_object_set_new(data, v->info.facts[i].json_name,
+                            info_json_fact(&v->info.facts[i]));
+    json_object_set_new(object, "data", data);
+    return object;
+}
+
+static json_t *info_json(const struct info_view *v)
+{
+    json_t *o = json_object();
+
+    if (v->info.backing_format)
+        json_object_set_new(o, "backing-filename-format",
+                            tool_json_string(v->info.backing_format));
+    json_object_set_new(o, "virtual-size",
+                        json_integer((json_int_t)v->info.virtual_size));
+    json_object_set_new(o, "filename",
+                        tool_json_string(rhea_image_filename(v->image)));
+    if (v->info.cluster_size)
+        json_object_set_new(o, "cluster-size",
+                            json_integer(v->info.cluster_size));
+    json_object_set_new(o, "format", json_string(v->format));
+    if (v->has_disk_size)
+        json_object_set_new(o, "actual-size",
+                            json_integer((json_int_t)v->disk_size));
+    if (v->info.n_facts)
+        json_object_set_new(o, "format-specific", info_json_facts(v));
+    if (v->info.encrypted)
+        json_object_set_new(o, "encrypted", json_true());
+    if (v->info.snapshots)
+        json_object_set_new(o, "snapshot-count",
+                            json_integer(v->info.snapshots));
+    if (v->info.bitmaps)
+        json_object_set_new(o, "bitmap-count", json_integer(v->info.bitmaps));
+    if (v->backing_path)
+        json_object_set_new(o, "full-backing-filename",
+                            tool_json_string(v->backing_path));
+    if (v->info.backing_file)
+        json_object_set_new(o, "backing-filename",
+                            tool_json_string(v->info.backing_file));
+    json_object_set_new(o, "dirty-flag", json_boolean(v->info.dirty));
+    return o;
+}
+
+/* The files seen so far, by what they are, to notice a chain that loops. */
+struct info_seen {
+    struct {
+        uint64_t device, inode;
+    } files[RHEA_CHAIN_MAX];
+    unsigned n;
+};
+
+static int info_remember(struct info_seen *seen, struct rhea_image *image)
+{
+    uint64_t size, device, inode;
+    unsigned i;
+
+    if (rhea_file_stat(rhea_image_storage(image), &size, &device, &inode) < 0)
+        return 0;
+    for (i = 0; i < seen->n; i++) {
+        if (seen->files[i].device == device && seen->files[i].inode == inode) {
+            tool_error("%s: the backing files form a loop",
+                       rhea_image_filename(image));
+            return -ELOOP;
+        }
+    }
+    if (seen->n == RHEA_CHAIN_MAX) {
+        tool_error("%s: the chain has more than %d images",
+                   rhea_image_filename(image), RHEA_CHAIN_MAX);
+        return -ELOOP;
+    }
+    seen->files[seen->n].device = device;
+    seen->files[seen->n].inode = inode;
+    seen->n++;
+    return 0;
+}
+
+/* One image of the chain; *NEXT and *NEXT_FORMAT name the one below it. */
+static int info_one(const struct info_arguments *a, const char *filename,
+                    const char *format, struct info_seen *seen, json_t *array,
+                    char **next, char **next_format)
+{
+    unsigned flags = RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_CHECK;
+    struct rhea_image *image;
+    struct rhea_error err;
+    struct info_view v;
+
+    if (a->no_lock)
+        flags |= RHEA_IMAGE_NO_LOCK;
+    if (rhea_image_open(&image, filename, format, flags, &err) < 0)
+        return tool_fail(filename, &err, 1);
+    if (a->chain && info_remember(seen, image) < 0) {
+        rhea_image_close(image, NULL);
+        return 1;
+    }
+    info_view_init(&v, image);
+    json_array_append_new(array, info_json(&v));
+    if (!a->json) {
+        if (json_array_size(array) > 1)
+            putchar('\n');
+        info_print_human(&v);
+    }
+    *next = v.backing_path;
+    *next_format =
+        v.info.backing_format ? tool_strdup(v.info.backing_format) : NULL;
+    rhea_image_close(image, NULL);
+    return 0;
+}
+
+static int info_do(const struct info_arguments *a)
+{
+    char *name = tool_strdup(a->filename);
+    char *format = a->format ? tool_strdup(a->format) : NULL;
+    json_t *array = json_array();
+    struct info_seen seen = {.n = 0};
+    int code = 0;
+
+    while (name && code == 0) {
+        char *next = NULL, *next_format = NULL;
+
+        code = info_one(a, name, format, &seen, array, &next, &next_format);
+        free(name);
+        free(format);
+        name = next;
+        format = next_format;
+        if (!a->chain)
+            break;
+    }
+    free(name);
+    free(format);
+    if (code == 0 && a->json)
+        code = tool_json_print(
+            json_incref(a->chain ? array : json_array_get(array, 0)));
+    json_decref(array);
+    return code ? code : tool_finish_output(0, 1);
+}
+
+static int info_parse(struct info_arguments *a, int argc, char **argv)
+{
+    static const struct option long_options[] = {
+        {"help", no_argument, NULL, 'h'},
+        {"format", required_argument, NULL, 'f'},
+        {"output", required_argument, NULL, TOOL_OPT_OUTPUT},
+        {"backing-chain", no_argument, NULL, TOOL_OPT_BACKING_CHAIN},
+        {"force-share", no_argument, NULL, 'U'},
+        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {0},
+    };
+    int c;
+
+    while ((c = getopt_long(argc, argv, ":hf:U", long_options, NULL)) != -1) {
+        switch (c) {
+        case 'f':
+            a->format = optarg;
+            break;
+        case TOOL_OPT_OUTPUT:
+            if (tool_get_output(optarg, &a->json) < 0)
+                return 1;
+            break;
+        case TOOL_OPT_BACKING_CHAIN:
+            a->chain = true;
+            break;
+        case 'U':
+            a->no_lock = true;
+            break;
+        default:
+            return tool_other_option(&tool_info, c, argv);
+        }
+    }
+    if (optind != argc - 1)
+        return tool_usage(&tool_info, "info: exactly one file is needed");
+    a->filename = argv[optind];
+    return -1;
+}
+
+static int info_run(int argc, char **argv)
+{
+    struct info_arguments a = {0};
+    int code = info_parse(&a, argc, argv);
+
+    return code < 0 ? info_do(&a) : code;
+}
+
+const struct tool_command tool_info = {
+    .name = "info",
+    .summary = "Tell what an image is",
+    .usage = "[-f FORMAT] [--output=human|json] [--backing-chain] [-U] FILE",
+    .help = "  -f, --format=FORMAT      of the image; else it is found out\n"
+            "      --output=human|json  how the result is printed\n"
+            "      --backing-chain      tell of all images of the chain\n"
+            "  -U, --force-share        even if the image is in use\n",
+    .run = info_run,
+    .usage_code = 1,
+};
