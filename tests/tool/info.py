@@ -120,7 +120,9 @@ class Info(tool.Case):
     def test_samples_of_every_sort(self):
         for _, image in tool.sample(50):
             with self.subTest(image=image.describe()):
-                if image.qemu_opens and 'need-check' not in image.text:
+                # Snapshots and bitmaps are only counted so far.
+                if image.qemu_opens and 'need-check' not in image.text and \
+                        not {'snapshots', 'bitmaps'} & set(image.text.split()):
                     self.same_info(image.path)
 
 
