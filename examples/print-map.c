@@ -17,6 +17,8 @@ static const char *kind_name(enum rhea_extent_kind kind)
         return "data";
     case RHEA_EXTENT_COMPRESSED:
         return "compressed";
+    case RHEA_EXTENT_ENCRYPTED:
+        return "encrypted";
     case RHEA_EXTENT_ZERO:
         return "zero";
     case RHEA_EXTENT_UNALLOCATED:

@@ -18,11 +18,18 @@ extern "C" {
 
 struct rhea_format;
 
+/* One option as the user gave it. */
+struct rhea_option {
+    const char *name, *value;
+};
+
 enum rhea_extent_kind {
     RHEA_EXTENT_UNALLOCATED, /* the backing image shows through, else zeroes */
     RHEA_EXTENT_ZERO,        /* reads as zeroes, whatever the backing holds */
     RHEA_EXTENT_DATA,        /* guest bytes, as they are, at HOST */
     RHEA_EXTENT_COMPRESSED,  /* stored in another form at HOST: ops->read */
+    RHEA_EXTENT_ENCRYPTED,   /* as many bytes at HOST, but ops->read decodes
+                                them */
 };
 
 /* A run of guest bytes that are mapped alike. */
@@ -33,7 +40,8 @@ struct rhea_extent {
      * ZERO, UNALLOCATED with has_host: the same range is reserved for it but
      * its bytes mean nothing (preallocated zero clusters, subclusters).
      * COMPRESSED: host and stored_length are the stored form; such an extent
-     * is at most one cluster. */
+     * is at most one cluster.
+     * ENCRYPTED: as DATA, but only ops->read can tell what the bytes mean. */
     bool has_host;
     uint64_t host;
     uint64_t stored_length;
@@ -54,16 +62,50 @@ enum rhea_use {
 typedef int rhea_use_fn(void *opaque, enum rhea_use use, uint64_t host,
                         uint64_t length, struct rhea_error *err);
 
-/* One line of a format's own facts, for `info`: "refcount bits: 16". */
+/*
+ * A format's own facts, for `info`: a list that is read from front to back.
+ * LIST and OBJECT open a level, which END closes; an element of a LIST has no
+ * name. "refcount bits: 16" is one fact.
+ */
 struct rhea_fact {
-    const char *name;      /* as a person reads it: "refcount bits" */
-    const char *json_name; /* as a script does: "refcount-bits" */
-    enum { RHEA_FACT_STRING, RHEA_FACT_NUMBER, RHEA_FACT_BOOL } type;
-    const char *string; /* constant, or owned by the format */
-    uint64_t number;    /* number or truth */
+    char *name;      /* as a person reads it: "refcount bits"; NULL: none */
+    char *json_name; /* as a script does: "refcount-bits" */
+    enum {
+        RHEA_FACT_STRING,
+        RHEA_FACT_NUMBER,
+        RHEA_FACT_BOOL,
+        RHEA_FACT_LIST,
+        RHEA_FACT_OBJECT,
+        RHEA_FACT_END,
+    } type;
+    char *string;
+    uint64_t number; /* number or truth */
 };
 
-#define RHEA_FACTS_MAX 16
+/* Grows; begin with all zero bytes. FAILED: memory ran out, so it is not all
+ * there. */
+struct rhea_facts {
+    struct rhea_fact *items;
+    size_t n;
+    bool failed;
+};
+
+RHEA_API void rhea_facts_string(struct rhea_facts *facts, const char *name,
+                                const char *json_name, const char *string);
+RHEA_API void rhea_facts_number(struct rhea_facts *facts, const char *name,
+                                const char *json_name, uint64_t number);
+RHEA_API void rhea_facts_bool(struct rhea_facts *facts, const char *name,
+                              const char *json_name, bool truth);
+RHEA_API void rhea_facts_list(struct rhea_facts *facts, const char *name,
+                              const char *json_name);
+RHEA_API void rhea_facts_object(struct rhea_facts *facts, const char *name,
+                                const char *json_name);
+RHEA_API void rhea_facts_end(struct rhea_facts *facts);
+/* The first fact of that JSON name on the outermost level; NULL: none. */
+RHEA_API const struct rhea_fact *rhea_facts_find(const struct rhea_facts *facts,
+                                                 const char *json_name);
+RHEA_API void rhea_facts_free(struct rhea_facts *facts);
+
 #define RHEA_BACKING_NAME_MAX 4095
 
 /* What an open format says of itself. Strings belong to the format. */
@@ -80,10 +122,31 @@ struct rhea_format_info {
     bool dirty;      /* closed uncleanly; allocation counts may be off */
     bool extensions; /* parts whose meaning this program does not know */
     bool compressed_type_zstd;
-
-    struct rhea_fact facts[RHEA_FACTS_MAX];
-    unsigned n_facts;
 };
+
+/* An internal snapshot. Strings are malloc'd; rhea_snapshots_free. */
+struct rhea_snapshot {
+    char *id, *name;
+    uint64_t disk_size;     /* virtual size when it was taken */
+    uint64_t vm_state_size; /* bytes of VM state kept with it */
+    int64_t date;           /* seconds since 1970 */
+    uint32_t date_nsec;
+    uint64_t vm_clock_nsec; /* how long the guest had run */
+    uint64_t icount;        /* instructions run; UINT64_MAX: not recorded */
+};
+RHEA_API void rhea_snapshots_free(struct rhea_snapshot *snapshots, size_t n);
+
+/* A persistent dirty bitmap: a bit for each GRANULARITY bytes of the guest. */
+struct rhea_bitmap {
+    char *name;           /* malloc'd; rhea_bitmaps_free */
+    uint64_t granularity; /* bytes, a power of two from 512 to 2 GiB */
+    bool enabled;         /* follows guest writes ("auto") */
+    bool in_use;          /* was not closed cleanly: its bits mean nothing */
+};
+RHEA_API void rhea_bitmaps_free(struct rhea_bitmap *bitmaps, size_t n);
+
+/* The most bytes of bits that are held in memory for one bitmap. */
+#define RHEA_BITMAP_BYTES_MAX (256U << 20)
 
 /* What a check found. Counts are of clusters unless named otherwise. */
 struct rhea_check {
@@ -100,11 +163,6 @@ struct rhea_check {
 
 enum { RHEA_FIX_LEAKS = 1 << 0, RHEA_FIX_ERRORS = 1 << 1 };
 
-/* One creation option as the user gave it. */
-struct rhea_option {
-    const char *name, *value;
-};
-
 /* What creation options a format has, for `-o help`. */
 struct rhea_option_help {
     const char *name, *type, *text;
@@ -117,12 +175,62 @@ struct rhea_create {
     const struct rhea_option *options; /* the format's own, unknown ones are
                                           an error */
     size_t n_options;
+    struct rhea_storage *data_file; /* for option data_file: opened, and never
+                                       emptied; NULL: none */
+};
+
+/* How to open an image. */
+struct rhea_format_open {
+    struct rhea_storage *storage; /* stays the caller's, outlives the format */
+    unsigned flags;               /* RHEA_FORMAT_* */
+    /* The format's own, such as raw's "offset" or "encrypt.key-secret";
+     * unknown ones are an error. */
+    const struct rhea_option *options;
+    size_t n_options;
+    /* Open another file that this image keeps its data in, which the caller
+     * then owns and which outlives the format. DEFAULT_NAME is what the image
+     * says, NULL where it says nothing; what the user said goes first. NULL
+     * function: such images cannot be opened. */
+    int (*open_data_file)(void *opaque, const char *default_name,
+                          struct rhea_storage **out, struct rhea_error *err);
+    void *opaque;
+};
+
+/* What is to be known of contents for which space is measured. */
+struct rhea_measure {
+    uint64_t size; /* virtual size of the image to be */
+    /* The next run at OFFSET: whether it needs data clusters (else it reads as
+     * zeroes or is left to the backing file). NULL: no contents. */
+    int (*next)(void *opaque, uint64_t offset, bool *data, uint64_t *length,
+                struct rhea_error *err);
+    void *opaque;
+    const struct rhea_option *options; /* creation options */
+    size_t n_options;
+    const struct rhea_bitmap *bitmaps; /* those of the source */
+    size_t n_bitmaps;
+};
+struct rhea_measured {
+    uint64_t required;        /* bytes of a file that holds those contents */
+    uint64_t fully_allocated; /* bytes of a file in which all is allocated */
+    uint64_t bitmaps;         /* more bytes, to hold the bitmaps too */
+    bool has_bitmaps;         /* the format could hold them */
+};
+
+/* How to change the virtual size. */
+struct rhea_resize {
+    uint64_t size;
+    const char *preallocation; /* of what is added: "off", "metadata",
+                                  "falloc", "full"; NULL: "off" */
+    bool shrink;               /* the loss of what lies behind is accepted */
+    const struct rhea_progress *progress;
 };
 
 enum {
     RHEA_FORMAT_WRITE = 1 << 0,
     RHEA_FORMAT_CHECK = 1 << 1, /* opened to be checked: be lenient, repair
                                    nothing by opening */
+    RHEA_FORMAT_NO_IO = 1 << 2, /* guest bytes will not be asked for: no secret
+                                   and no data file is needed */
 };
 
 /*
@@ -138,22 +246,26 @@ struct rhea_format_ops {
      * the whole file) begin an image of this format. */
     int (*probe)(const uint8_t *head, size_t len);
 
-    /* Open over STORAGE, which stays the caller's and outlives the format.
-     * Validates everything a later call relies on. */
-    int (*open)(struct rhea_format **out, struct rhea_storage *storage,
-                unsigned flags, struct rhea_error *err);
+    /* Validates everything a later call relies on. */
+    int (*open)(struct rhea_format **out, const struct rhea_format_open *how,
+                struct rhea_error *err);
     /* Write back what is cached, mark the image cleanly closed, release all
      * but the storage. Returns the first error, having released anyway. */
     int (*close)(struct rhea_format *f, struct rhea_error *err);
 
     void (*info)(struct rhea_format *f, struct rhea_format_info *info);
+    /* Add what `info` tells in "format-specific"; in the order in which
+     * qemu-img prints it. NULL: nothing. */
+    int (*facts)(struct rhea_format *f, struct rhea_facts *facts,
+                 struct rhea_error *err);
 
     /* How guest bytes from OFFSET are mapped: the longest run of one kind and
      * contiguous host range the format finds cheaply, at most LEN. */
     int (*map)(struct rhea_format *f, uint64_t offset, uint64_t len,
                struct rhea_extent *extent, struct rhea_error *err);
 
-    /* Decode guest bytes inside one COMPRESSED extent. NULL: has none. */
+    /* Decode guest bytes inside one COMPRESSED or ENCRYPTED extent. NULL: has
+     * none. */
     int (*read)(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
                 struct rhea_error *err);
 
@@ -187,6 +299,65 @@ struct rhea_format_ops {
     /* Write a new, empty image into an empty STORAGE. NULL: cannot. */
     int (*create)(struct rhea_storage *storage, const struct rhea_create *how,
                   struct rhea_error *err);
+    /* What creating such an image would take. NULL: not known. */
+    int (*measure)(const struct rhea_measure *what, struct rhea_measured *out,
+                   struct rhea_error *err);
+
+    /* All that follow may be NULL: cannot. Those that change something are
+     * durable when they return 0, and leave the image as it was when they fail
+     * before they wrote. */
+    int (*resize)(struct rhea_format *f, const struct rhea_resize *how,
+                  struct rhea_error *err);
+    /* Change creation options of an image that is there. AMEND_OPTIONS: those
+     * that can be changed, ends with name NULL. */
+    const struct rhea_option_help *amend_options;
+    int (*amend)(struct rhea_format *f, const struct rhea_option *options,
+                 size_t n, bool force, const struct rhea_progress *progress,
+                 struct rhea_error *err);
+    /* Name another backing file, NULL: none, and its format, NULL: unstated.
+     * Changes no guest byte's mapping. */
+    int (*set_backing)(struct rhea_format *f, const char *file,
+                       const char *format, struct rhea_error *err);
+    /* Unallocate everything, after commit. */
+    int (*make_empty)(struct rhea_format *f, struct rhea_error *err);
+
+    /* Internal snapshots. WHICH is an id or, where none matches, a name. */
+    int (*snapshot_list)(struct rhea_format *f, struct rhea_snapshot **list,
+                         size_t *n, struct rhea_error *err);
+    /* WHAT's id and disk_size are the format's to choose. */
+    int (*snapshot_create)(struct rhea_format *f,
+                           const struct rhea_snapshot *what,
+                           struct rhea_error *err);
+    int (*snapshot_apply)(struct rhea_format *f, const char *which,
+                          struct rhea_error *err);
+    int (*snapshot_delete)(struct rhea_format *f, const char *which,
+                           struct rhea_error *err);
+    /* From now on F, which is open for reading, shows that snapshot. */
+    int (*snapshot_load)(struct rhea_format *f, const char *which,
+                         struct rhea_error *err);
+    /* The VM state that belongs to the active state. A read past its end is an
+     * error. */
+    int (*vm_state_read)(struct rhea_format *f, uint64_t offset, void *buf,
+                         size_t len, struct rhea_error *err);
+    int (*vm_state_write)(struct rhea_format *f, uint64_t offset,
+                          const void *buf, size_t len, struct rhea_error *err);
+
+    /* Persistent bitmaps. */
+    int (*bitmap_list)(struct rhea_format *f, struct rhea_bitmap **list,
+                       size_t *n, struct rhea_error *err);
+    int (*bitmap_add)(struct rhea_format *f, const struct rhea_bitmap *what,
+                      struct rhea_error *err);
+    int (*bitmap_remove)(struct rhea_format *f, const char *name,
+                         struct rhea_error *err);
+    int (*bitmap_enable)(struct rhea_format *f, const char *name, bool enabled,
+                         struct rhea_error *err);
+    /* All bits, least significant first in each byte, N bytes:
+     * ceil(ceil(size / granularity) / 8). Load refuses one that is in use;
+     * store replaces them all. */
+    int (*bitmap_load)(struct rhea_format *f, const char *name, uint8_t *bits,
+                       size_t n, struct rhea_error *err);
+    int (*bitmap_store)(struct rhea_format *f, const char *name,
+                        const uint8_t *bits, size_t n, struct rhea_error *err);
 };
 
 /* The head of every open format; a format's own struct begins with it. */
@@ -201,6 +372,12 @@ struct rhea_format {
                  struct rhea_error *err);
     void *below_opaque;
 };
+
+/* Open an image that is nothing but STORAGE, without options. */
+RHEA_API int rhea_format_open_over(const struct rhea_format_ops *ops,
+                                   struct rhea_format **out,
+                                   struct rhea_storage *storage, unsigned flags,
+                                   struct rhea_error *err);
 
 /* All formats, in probe order; ends with NULL. */
 RHEA_API extern const struct rhea_format_ops *const rhea_formats[];

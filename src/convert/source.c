@@ -247,7 +247,8 @@ int convert_source_map(struct convert_source *s, uint64_t offset, uint64_t len,
     if (s->backing) {
         ret = source_class(s, offset, &e, kind, run, err);
     } else if (e.extent.kind == RHEA_EXTENT_DATA ||
-               e.extent.kind == RHEA_EXTENT_COMPRESSED) {
+               e.extent.kind == RHEA_EXTENT_COMPRESSED ||
+               e.extent.kind == RHEA_EXTENT_ENCRYPTED) {
         *kind = CONVERT_DATA;
     }
     if (ret == 0 && *kind == CONVERT_DATA && e.extent.kind == RHEA_EXTENT_DATA)

@@ -24,3 +24,13 @@ const struct rhea_format_ops *rhea_format_probe(const uint8_t *head, size_t len)
     }
     return best;
 }
+
+int rhea_format_open_over(const struct rhea_format_ops *ops,
+                          struct rhea_format **out,
+                          struct rhea_storage *storage, unsigned flags,
+                          struct rhea_error *err)
+{
+    struct rhea_format_open how = {.storage = storage, .flags = flags};
+
+    return ops->open(out, &how, err);
+}

@@ -119,3 +119,9 @@ int option_unknown(const struct rhea_option *o, const char *format,
     return rhea_error_set(err, EINVAL, "%s has no option '%s'", format,
                           o->name);
 }
+
+int option_none(const struct rhea_format_open *how, const char *format,
+                struct rhea_error *err)
+{
+    return how->n_options ? option_unknown(&how->options[0], format, err) : 0;
+}

@@ -16,5 +16,8 @@ int option_bool(const struct rhea_option *o, bool *value,
                 struct rhea_error *err);
 int option_unknown(const struct rhea_option *o, const char *format,
                    struct rhea_error *err);
+/* For a format that can be opened in one way only. */
+int option_none(const struct rhea_format_open *how, const char *format,
+                struct rhea_error *err);
 
 #endif

@@ -12,6 +12,7 @@
  * and its order of writes, qed_write.c the guest's writes.
  */
 #include "format/qed.h"
+#include "format/option.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -206,22 +207,25 @@ static void qed_destroy(struct qed *q)
     free(q);
 }
 
-static int qed_open(struct rhea_format **out, struct rhea_storage *storage,
-                    unsigned flags, struct rhea_error *err)
+static int qed_open(struct rhea_format **out,
+                    const struct rhea_format_open *how, struct rhea_error *err)
 {
+    int ret = option_none(how, "qed", err);
+    if (ret)
+        return ret;
     struct qed *q = calloc(1, sizeof(*q));
     if (!q)
         return rhea_error_set(err, ENOMEM, "out of memory");
     q->base.ops = &rhea_format_qed;
-    q->base.storage = storage;
+    q->base.storage = how->storage;
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->landed, NULL);
 
-    int ret = qed_read_header(q, err);
+    ret = qed_read_header(q, err);
     if (!ret)
         ret = qed_cache_init(q, err);
-    if (!ret && (flags & RHEA_FORMAT_WRITE))
-        ret = qed_open_write(q, flags, err);
+    if (!ret && (how->flags & RHEA_FORMAT_WRITE))
+        ret = qed_open_write(q, how->flags, err);
     if (ret) {
         qed_destroy(q);
         return ret;

@@ -43,12 +43,13 @@ static int raw_probe(const uint8_t *head, size_t len)
     return 1;
 }
 
-static int raw_open(struct rhea_format **out, struct rhea_storage *storage,
-                    unsigned flags, struct rhea_error *err)
+static int raw_open(struct rhea_format **out,
+                    const struct rhea_format_open *how, struct rhea_error *err)
 {
-    (void)flags;
     uint64_t size;
-    int ret = rhea_storage_size(storage, &size, err);
+    int ret = option_none(how, "raw", err);
+    if (!ret)
+        ret = rhea_storage_size(how->storage, &size, err);
     if (ret)
         return ret;
     if (size > (INT64_MAX & ~(RAW_SECTOR - 1)))
@@ -57,7 +58,7 @@ static int raw_open(struct rhea_format **out, struct rhea_storage *storage,
     if (!r)
         return rhea_error_set(err, ENOMEM, "out of memory");
     r->base.ops = &rhea_format_raw;
-    r->base.storage = storage;
+    r->base.storage = how->storage;
     r->base.size = align_up(size, RAW_SECTOR);
     pthread_mutex_init(&r->lock, NULL);
     *out = &r->base;

@@ -57,6 +57,7 @@ static int io_read_extent(struct rhea_image *image, const struct rhea_extent *x,
         /* An image's last cluster may be short of the file's end. */
         return rhea_storage_read_padded(x->storage, buf, len, x->host, err);
     case RHEA_EXTENT_COMPRESSED:
+    case RHEA_EXTENT_ENCRYPTED:
         return image->format->ops->read(image->format, offset, buf, len, err);
     case RHEA_EXTENT_UNALLOCATED:
         if (image->backing)

@@ -80,7 +80,8 @@ static int open_format(struct rhea_image *image, const char *format,
 
     unsigned flags = (image->flags & RHEA_IMAGE_WRITE ? RHEA_FORMAT_WRITE : 0) |
                      (image->flags & RHEA_IMAGE_CHECK ? RHEA_FORMAT_CHECK : 0);
-    ret = ops->open(&image->format, image->storage, flags, err);
+    struct rhea_format_open how = {.storage = image->storage, .flags = flags};
+    ret = ops->open(&image->format, &how, err);
     if (ret)
         return rhea_error_prefix(err, "could not open '%s' as %s",
                                  image->filename, ops->name),

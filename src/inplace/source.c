@@ -17,7 +17,7 @@ int source_init(struct source *src, struct rhea_storage *storage,
     *src = (struct source){.storage = storage, .filename = filename};
     int ret = rhea_storage_size(storage, &src->file_size, err);
     if (!ret)
-        ret = format->open(&src->format, storage, 0, err);
+        ret = rhea_format_open_over(format, &src->format, storage, 0, err);
     if (ret)
         return ret;
     format->info(src->format, &src->info);
@@ -95,6 +95,7 @@ static int source_read_extent(struct source *src, uint64_t guest,
     case RHEA_EXTENT_DATA:
         return source_read_own(src, buf, len, e->host, err);
     case RHEA_EXTENT_COMPRESSED:
+    case RHEA_EXTENT_ENCRYPTED:
         return src->format->ops->read(src->format, guest, buf, len, err);
     case RHEA_EXTENT_UNALLOCATED:
         return source_read_backing(src, guest, buf, len, err);

@@ -88,6 +88,7 @@ static int sweep_whole(struct sweeper *s, uint64_t cluster, uint64_t count,
             return sweep_data(s, cluster, count, e->host, err);
         break;
     case RHEA_EXTENT_COMPRESSED:
+    case RHEA_EXTENT_ENCRYPTED:
         break;
     }
     return sweep_emit(s, SWEEP_REWRITE, cluster, count, 0, err);
@@ -106,7 +107,8 @@ static void sweep_note(struct pieces *p, const struct rhea_extent *e,
     p->data |= e->kind == RHEA_EXTENT_DATA;
     p->zero |= e->kind == RHEA_EXTENT_ZERO;
     p->unallocated |= e->kind == RHEA_EXTENT_UNALLOCATED;
-    p->compressed |= e->kind == RHEA_EXTENT_COMPRESSED;
+    p->compressed |=
+        e->kind == RHEA_EXTENT_COMPRESSED || e->kind == RHEA_EXTENT_ENCRYPTED;
 
     bool has_host = e->kind == RHEA_EXTENT_DATA ||
                     (e->has_host && e->kind != RHEA_EXTENT_COMPRESSED);

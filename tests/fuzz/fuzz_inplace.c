@@ -192,7 +192,7 @@ static void inplace_verify(const struct job *job, struct rhea_storage *s,
     struct rhea_check found;
     if (!job->opens)
         return;
-    int ret = format->open(&f, s, 0, &err);
+    int ret = rhea_format_open_over(format, &f, s, 0, &err);
     FUZZ_REQUIRE(!ret, "%s: does not open: %s", when, err.text);
     guest_compare(&job->guest, f, when);
     format->close(f, NULL);
@@ -380,11 +380,13 @@ static uint64_t inplace_most(const struct job *job, struct rhea_format *f,
                              const struct rhea_format_info *info)
 {
     struct rhea_check found;
+    struct rhea_facts facts = {0};
     uint64_t bits = 16;
-    for (unsigned i = 0; i < info->n_facts; i++) {
-        if (!strcmp(info->facts[i].json_name, "refcount-bits"))
-            bits = info->facts[i].number;
+    if (f->ops->facts && f->ops->facts(f, &facts, NULL) == 0) {
+        const struct rhea_fact *fact = rhea_facts_find(&facts, "refcount-bits");
+        bits = fact ? fact->number : 16;
     }
+    rhea_facts_free(&facts);
     if (strcmp(f->ops->name, "qcow2") || info->cluster_size < 4096 ||
         !f->size || bits < 16 || info->backing_file || job->options.n_options ||
         job->guest.known < f->size ||
@@ -400,7 +402,7 @@ static bool inplace_load(struct job *job, struct rhea_storage *image,
     struct rhea_format_info info = {0};
     struct rhea_format *f;
     bool safe = true;
-    if (format->open(&f, image, 0, NULL))
+    if (rhea_format_open_over(format, &f, image, 0, NULL))
         return true;
     format->info(f, &info);
     if (!inplace_names_are_safe(&info)) {

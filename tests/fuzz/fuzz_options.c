@@ -86,7 +86,7 @@ static void options_check_image(const struct rhea_format_ops *format,
 {
     struct rhea_format *f;
     struct rhea_error err;
-    int ret = format->open(&f, s, 0, &err);
+    int ret = rhea_format_open_over(format, &f, s, 0, &err);
     FUZZ_REQUIRE(!ret, "what was created does not open: %s", err.text);
     FUZZ_REQUIRE(f->size == align_up(size, 512),
                  "a disk of %" PRIu64 " bytes, not %" PRIu64, f->size, size);

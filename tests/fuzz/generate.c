@@ -170,7 +170,7 @@ static bool generate_contents(struct fuzz_input *in,
     struct rhea_error err;
     if (!format->write)
         return true;
-    int ret = format->open(&b.f, s, RHEA_FORMAT_WRITE, &err);
+    int ret = rhea_format_open_over(format, &b.f, s, RHEA_FORMAT_WRITE, &err);
     FUZZ_REQUIRE(!ret, "what was created cannot be opened: %s", err.text);
     struct rhea_format_info info = {0};
     format->info(b.f, &info);

@@ -70,6 +70,7 @@ static void piece_find(struct piece *p, const struct guest *g,
         p->kind = PIECE_ZERO;
         return;
     case RHEA_EXTENT_COMPRESSED:
+    case RHEA_EXTENT_ENCRYPTED:
         p->kind = PIECE_BYTES;
         return;
     }
@@ -83,7 +84,7 @@ static int piece_read(struct piece *p, struct rhea_format *f, uint64_t offset,
     const struct rhea_extent *x = &p->extent;
     if (x->kind == RHEA_EXTENT_DATA)
         return rhea_storage_read_padded(x->storage, buf, len, x->host, &p->err);
-    if (x->kind == RHEA_EXTENT_COMPRESSED)
+    if (x->kind == RHEA_EXTENT_COMPRESSED || x->kind == RHEA_EXTENT_ENCRYPTED)
         return f->ops->read(f, offset, buf, len, &p->err);
     fuzz_base_bytes(offset, buf, len);
     return 0;

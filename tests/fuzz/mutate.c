@@ -39,7 +39,7 @@ static void mutate_look(struct mutator *m, const struct rhea_format_ops *format)
     struct rhea_format_info info = {0};
     m->size = fuzz_size(m->s);
     m->cluster = SMALLEST;
-    if (format->open(&f, m->s, RHEA_FORMAT_CHECK, NULL) == 0) {
+    if (rhea_format_open_over(format, &f, m->s, RHEA_FORMAT_CHECK, NULL) == 0) {
         format->info(f, &info);
         m->cluster = info.cluster_size;
         format->walk(f, mutate_note, m, NULL);

@@ -12,6 +12,26 @@ enum { WALK_MOST = 200000, WRITES = 12, LONGEST = 128 << 10 };
 
 /* --- reading ------------------------------------------------------------- */
 
+static void reader_check_facts(struct rhea_format *f)
+{
+    struct rhea_facts facts = {0};
+    unsigned depth = 0;
+    if (f->ops->facts && f->ops->facts(f, &facts, NULL) == 0) {
+        for (size_t i = 0; i < facts.n; i++) {
+            const struct rhea_fact *fact = &facts.items[i];
+            depth +=
+                fact->type == RHEA_FACT_LIST || fact->type == RHEA_FACT_OBJECT;
+            FUZZ_REQUIRE(fact->type != RHEA_FACT_END || depth--,
+                         "fact %zu ends nothing", i);
+            FUZZ_REQUIRE(fact->type != RHEA_FACT_STRING ||
+                             (fact->string && strlen(fact->string) < 65536),
+                         "fact %s has no text", fact->name);
+        }
+        FUZZ_REQUIRE(depth == 0, "a list of facts without an end");
+    }
+    rhea_facts_free(&facts);
+}
+
 static void reader_check_info(struct rhea_format *f)
 {
     struct rhea_format_info info = {0};
@@ -21,14 +41,7 @@ static void reader_check_info(struct rhea_format *f)
                  info.virtual_size);
     FUZZ_REQUIRE(is_power_of_2(info.cluster_size), "clusters of %" PRIu32,
                  info.cluster_size);
-    FUZZ_REQUIRE(info.n_facts <= RHEA_FACTS_MAX, "%u facts", info.n_facts);
-    for (unsigned i = 0; i < info.n_facts; i++) {
-        const struct rhea_fact *fact = &info.facts[i];
-        FUZZ_REQUIRE(fact->name && fact->json_name, "fact %u has no name", i);
-        FUZZ_REQUIRE(fact->type != RHEA_FACT_STRING ||
-                         (fact->string && strlen(fact->string) < 65536),
-                     "fact %s has no text", fact->name);
-    }
+    reader_check_facts(f);
     FUZZ_REQUIRE(!info.backing_file ||
                      (*info.backing_file &&
                       strlen(info.backing_file) <= RHEA_BACKING_NAME_MAX),
@@ -56,7 +69,7 @@ static void reader_read(const struct rhea_format_ops *format,
     unsigned n = 0;
     uint64_t digest = memory_digest(image);
     image->writable = false;
-    if (format->open(&f, image, flags, &err) == 0) {
+    if (rhea_format_open_over(format, &f, image, flags, &err) == 0) {
         struct guest g;
         reader_check_info(f);
         guest_load(&g, f, false);
@@ -79,7 +92,7 @@ bool reader_check(const struct rhea_format_ops *format, struct rhea_storage *s,
     struct rhea_format *f;
     unsigned flags = RHEA_FORMAT_CHECK | (fix ? RHEA_FORMAT_WRITE : 0);
     *found = (struct rhea_check){0};
-    if (format->open(&f, s, flags, NULL))
+    if (rhea_format_open_over(format, &f, s, flags, NULL))
         return false;
     int ret = format->check(f, fix, found, NULL);
     int closed = format->close(f, NULL);
@@ -96,7 +109,7 @@ static bool reader_load(const struct rhea_format_ops *format,
                         struct rhea_storage *s, struct guest *g)
 {
     struct rhea_format *f;
-    if (format->open(&f, s, 0, NULL))
+    if (rhea_format_open_over(format, &f, s, 0, NULL))
         return false;
     guest_load(g, f, true);
     format->close(f, NULL);
@@ -109,7 +122,7 @@ static void reader_same(const struct rhea_format_ops *format,
 {
     struct rhea_format *f;
     struct rhea_error err;
-    int ret = format->open(&f, s, 0, &err);
+    int ret = rhea_format_open_over(format, &f, s, 0, &err);
     FUZZ_REQUIRE(!ret, "%s: does not open: %s", when, err.text);
     guest_compare(g, f, when);
     format->close(f, NULL);
@@ -223,7 +236,7 @@ static bool writer_run(const struct rhea_format_ops *format,
     struct rhea_format_info info = {0};
     struct rhea_error err;
     struct writer w = {.g = g, .buf = buf, .state = seed};
-    if (format->open(&w.f, s, RHEA_FORMAT_WRITE, NULL))
+    if (rhea_format_open_over(format, &w.f, s, RHEA_FORMAT_WRITE, NULL))
         return false;
     format->info(w.f, &info);
     w.f->below = info.backing_file ? fuzz_base_below : NULL;

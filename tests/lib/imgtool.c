@@ -76,7 +76,7 @@ static void open_image(unsigned flags)
     die(rhea_file_open(&storage, file_name,
                        flags & RHEA_FORMAT_WRITE ? RHEA_FILE_WRITE : 0, &err),
         &err);
-    die(ops->open(&image, storage, flags, &err), &err);
+    die(rhea_format_open_over(ops, &image, storage, flags, &err), &err);
     open_flags = flags;
     if (below) {
         image->below = read_below;
@@ -130,6 +130,8 @@ static int print_use(void *opaque, enum rhea_use use, uint64_t host,
 static void run_info(void)
 {
     struct rhea_format_info info;
+    struct rhea_facts facts = {0};
+    struct rhea_error err;
 
     ops->info(image, &info);
     printf("virtual-size %" PRIu64 "\ncluster-size %" PRIu32 "\n",
@@ -142,16 +144,19 @@ static void run_info(void)
            info.external_data ? " external" : "",
            info.corrupt ? " corrupt" : "", info.dirty ? " dirty" : "",
            info.extensions ? " extensions" : "");
-    for (unsigned i = 0; i < info.n_facts; i++) {
-        const struct rhea_fact *f = &info.facts[i];
+    if (ops->facts)
+        die(ops->facts(image, &facts, &err), &err);
+    for (size_t i = 0; i < facts.n; i++) {
+        const struct rhea_fact *f = &facts.items[i];
 
         if (f->type == RHEA_FACT_STRING)
             printf("%s %s\n", f->json_name, f->string);
         else if (f->type == RHEA_FACT_BOOL)
             printf("%s %s\n", f->json_name, f->number ? "true" : "false");
-        else
+        else if (f->type == RHEA_FACT_NUMBER)
             printf("%s %" PRIu64 "\n", f->json_name, f->number);
     }
+    rhea_facts_free(&facts);
 }
 
 static void read_guest(uint64_t at, uint8_t *buf, size_t len)

@@ -76,7 +76,7 @@ static void headers_out_of_range_are_refused(void)
         struct rhea_storage *s = make_one();
         struct rhea_format *f = NULL;
         apply(s, &bad[i]);
-        if (!CHECK(qcow2_ops()->open(&f, s, 0, &err) < 0)) {
+        if (!CHECK(rhea_format_open_over(qcow2_ops(), &f, s, 0, &err) < 0)) {
             printf("# case %zu\n", i);
             f->ops->close(f, NULL);
         }
@@ -89,13 +89,13 @@ static void unknown_features_are_named(void)
     struct rhea_storage *s = make_one();
     struct rhea_format *f;
     put_be64(s, 72, UINT64_C(1) << 40 | UINT64_C(1) << 5);
-    CHECK_EQ(qcow2_ops()->open(&f, s, 0, &err), -ENOTSUP);
+    CHECK_EQ(rhea_format_open_over(qcow2_ops(), &f, s, 0, &err), -ENOTSUP);
     CHECK_CONTAINS(err.text, "bit 5, bit 40");
     /* The third entry of the feature name table, after its extension's head. */
     CHECK_OK(rhea_storage_write(s, "\0\050a new thing\0", 14, 112 + 8 + 2 * 48,
                                 &err),
              &err);
-    CHECK_EQ(qcow2_ops()->open(&f, s, 0, &err), -ENOTSUP);
+    CHECK_EQ(rhea_format_open_over(qcow2_ops(), &f, s, 0, &err), -ENOTSUP);
     CHECK_CONTAINS(err.text, "bit 5, a new thing");
     rhea_storage_close(s);
 }
@@ -192,7 +192,8 @@ static void a_corrupt_image_is_only_repaired(void)
     struct rhea_format_info info;
     struct rhea_format *f;
     put_be64(s, 72, 2);
-    CHECK_EQ(qcow2_ops()->open(&f, s, RHEA_FORMAT_WRITE, &err), -EACCES);
+    CHECK_EQ(rhea_format_open_over(qcow2_ops(), &f, s, RHEA_FORMAT_WRITE, &err),
+             -EACCES);
     f = qcow2_open_ok(s, 0);
     f->ops->info(f, &info);
     CHECK(info.corrupt);
@@ -240,7 +241,7 @@ static void damaged_places_do_not_make_the_file_grow(void)
         for (unsigned pass = 0; pass < 2; pass++) {
             unsigned flags = pass ? RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK
                                   : RHEA_FORMAT_WRITE;
-            if (qcow2_ops()->open(&f, s, flags, &err) < 0)
+            if (rhea_format_open_over(qcow2_ops(), &f, s, flags, &err) < 0)
                 continue;
             CHECK(f->ops->write(f, CLUSTER, "x", 1, &err) < 0);
             f->ops->close(f, NULL);

@@ -161,7 +161,7 @@ static void add_snapshot(struct rhea_storage *s, bool over)
     f->below = over ? below_is_nines : NULL;
     f->ops->info(f, &info);
     uint64_t cluster = info.cluster_size, l1_size, l1, end, table;
-    bool extended = info.facts[info.n_facts - 1].number;
+    bool extended = get_be64(s, 72) & (1 << 4);
     memset(bytes, 9, sizeof(bytes));
     for (uint64_t at = 0; at + sizeof(bytes) <= SIZE; at += SIZE / 8)
         CHECK_OK(f->ops->write(f, at, bytes, sizeof(bytes), &err), &err);
@@ -363,7 +363,8 @@ static bool fault_once(const struct kind *k, uint64_t at, unsigned classes,
     CHECK_OK(fault_open(&faulty, s, &plan, &err), &err);
     struct rhea_format *f;
     bool flushed;
-    if (!qcow2_ops()->open(&f, faulty, RHEA_FORMAT_WRITE, &err)) {
+    if (!rhea_format_open_over(qcow2_ops(), &f, faulty, RHEA_FORMAT_WRITE,
+                               &err)) {
         f->below = k->over ? below_is_nines : NULL;
         for (unsigned i = 0; i < 30; i++) {
             int ret = random_change(f, &m, &random, &flushed);

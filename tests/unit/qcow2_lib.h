@@ -47,7 +47,7 @@ static inline struct rhea_format *qcow2_open_ok(struct rhea_storage *s,
                                                 unsigned flags)
 {
     struct rhea_format *f = NULL;
-    if (!CHECK_OK(qcow2_ops()->open(&f, s, flags, &err), &err))
+    if (!CHECK_OK(rhea_format_open_over(qcow2_ops(), &f, s, flags, &err), &err))
         exit(99);
     return f;
 }

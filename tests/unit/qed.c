@@ -63,7 +63,7 @@ static void headers_out_of_range_are_refused(void)
             put_le32(s, bad[i].offset, (uint32_t)bad[i].value);
         else
             put_le64(s, bad[i].offset, bad[i].value);
-        if (!CHECK(qed_ops()->open(&f, s, 0, &err) < 0)) {
+        if (!CHECK(rhea_format_open_over(qed_ops(), &f, s, 0, &err) < 0)) {
             printf("# case %zu\n", i);
             f->ops->close(f, NULL);
         }
@@ -77,7 +77,7 @@ static void files_cut_short_are_refused(void)
     struct rhea_format *f;
     for (uint64_t size = 3 * CLUSTER - 1; size > 10; size = size * 7 / 8) {
         CHECK_OK(rhea_storage_truncate(s, size, &err), &err);
-        CHECK(qed_ops()->open(&f, s, 0, &err) < 0);
+        CHECK(rhea_format_open_over(qed_ops(), &f, s, 0, &err) < 0);
     }
     rhea_storage_close(s);
 }
@@ -155,9 +155,10 @@ static void offsets_where_no_cluster_can_be_are_errors(void)
         qed_close_ok(f);
 
         /* Never repaired but by a check that was asked to. */
-        CHECK_OK(
-            qed_ops()->open(&f, s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK, &err),
-            &err);
+        CHECK_OK(rhea_format_open_over(qed_ops(), &f, s,
+                                       RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK,
+                                       &err),
+                 &err);
         check = qed_checked(f, RHEA_FIX_LEAKS);
         CHECK_EQ(check.corruptions_fixed, 0);
         check = qed_checked(f, RHEA_FIX_LEAKS | RHEA_FIX_ERRORS);
@@ -252,7 +253,8 @@ static void an_unclean_image_is_checked_before_it_is_written(void)
 
     put_le64(s, 16, 2);
     put_le64(s, 4 * CLUSTER + 32, 7 * CLUSTER);
-    CHECK_EQ(qed_ops()->open(&f, s, RHEA_FORMAT_WRITE, &err), -EIO);
+    CHECK_EQ(rhea_format_open_over(qed_ops(), &f, s, RHEA_FORMAT_WRITE, &err),
+             -EIO);
     CHECK_CONTAINS(err.text, "check -r all");
     CHECK_EQ(get_le64(s, 16), 2);
     f = qed_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
@@ -303,12 +305,12 @@ static void backing_names_are_read_and_bounded(void)
     qed_close_ok(f);
 
     put_le32(s, 60, 8); /* one byte too many */
-    CHECK_EQ(qed_ops()->open(&f, s, 0, &err), -EINVAL);
+    CHECK_EQ(rhea_format_open_over(qed_ops(), &f, s, 0, &err), -EINVAL);
     put_le32(s, 56, UINT32_MAX);
-    CHECK_EQ(qed_ops()->open(&f, s, 0, &err), -EINVAL);
+    CHECK_EQ(rhea_format_open_over(qed_ops(), &f, s, 0, &err), -EINVAL);
     put_le32(s, 56, 64);
     put_le32(s, 60, 5000);
-    CHECK_EQ(qed_ops()->open(&f, s, 0, &err), -EINVAL);
+    CHECK_EQ(rhea_format_open_over(qed_ops(), &f, s, 0, &err), -EINVAL);
     put_le32(s, 60, 0); /* none at all */
     f = qed_open_ok(s, 0);
     f->ops->info(f, &info);
@@ -478,7 +480,7 @@ static void use_everything(struct rhea_storage *s, unsigned flags)
     struct rhea_format *f;
     struct rhea_extent x;
     uint64_t sums[8] = {0};
-    if (qed_ops()->open(&f, s, flags, &err))
+    if (rhea_format_open_over(qed_ops(), &f, s, flags, &err))
         return;
     for (uint64_t at = 0, n = 0; at < f->size && n < 1000; n++) {
         if (f->ops->map(f, at, f->size - at, &x, &err)) {

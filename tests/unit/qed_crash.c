@@ -233,7 +233,8 @@ static bool fault_once(uint64_t seed, uint64_t at, unsigned classes, bool half)
     CHECK_OK(fault_open(&faulty, s, &plan, &err), &err);
     struct rhea_format *f;
     bool flushed;
-    if (!qed_ops()->open(&f, faulty, RHEA_FORMAT_WRITE, &err)) {
+    if (!rhea_format_open_over(qed_ops(), &f, faulty, RHEA_FORMAT_WRITE,
+                               &err)) {
         f->below = below_is_nines;
         for (unsigned i = 0; i < 30; i++) {
             int ret = random_change(f, &m, &random, &flushed);

@@ -39,7 +39,7 @@ static inline struct rhea_format *qed_open_ok(struct rhea_storage *s,
                                               unsigned flags)
 {
     struct rhea_format *f = NULL;
-    if (!CHECK_OK(qed_ops()->open(&f, s, flags, &err), &err))
+    if (!CHECK_OK(rhea_format_open_over(qed_ops(), &f, s, flags, &err), &err))
         exit(99);
     return f;
 }

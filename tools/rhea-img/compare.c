@@ -73,7 +73,8 @@ static int compare_status(const struct compare_side *s, uint64_t offset,
         .zero = e.extent.kind == RHEA_EXTENT_ZERO ||
                 e.extent.kind == RHEA_EXTENT_UNALLOCATED,
         .data = e.extent.kind == RHEA_EXTENT_DATA ||
-                e.extent.kind == RHEA_EXTENT_COMPRESSED,
+                e.extent.kind == RHEA_EXTENT_COMPRESSED ||
+                e.extent.kind == RHEA_EXTENT_ENCRYPTED,
         .compressed = e.extent.kind == RHEA_EXTENT_COMPRESSED,
     };
     return 0;

@@ -19,35 +19,64 @@ struct info_view {
     uint64_t disk_size;
     bool has_disk_size;
     char *backing_path; /* NULL: none, or its name cannot be made out */
+    struct rhea_facts facts;
 };
 
-static void info_view_init(struct info_view *v, struct rhea_image *image)
+enum { INFO_DEPTH_MAX = 8 };
+
+static int info_view_init(struct info_view *v, struct rhea_image *image,
+                          struct rhea_error *err)
 {
+    const struct rhea_format_ops *ops = rhea_image_format(image)->ops;
     uint64_t device, inode;
+    int ret = 0;
 
     memset(v, 0, sizeof(*v));
     v->image = image;
     rhea_image_info(image, &v->info);
-    v->format = rhea_image_format(image)->ops->name;
+    v->format = ops->name;
     v->has_disk_size = rhea_file_stat(rhea_image_storage(image), &v->disk_size,
                                       &device, &inode) == 0;
     if (v->info.backing_file)
         v->backing_path = rhea_image_backing_path(image);
+    if (ops->facts)
+        ret = ops->facts(rhea_image_format(image), &v->facts, err);
+    if (ret == 0 && v->facts.failed)
+        ret = rhea_error_set(err, ENOMEM, "out of memory");
+    return ret;
 }
 
-static void info_print_fact(const struct rhea_fact *fact)
+/*
+ * A level is indented by four spaces more, an element of a list is called by
+ * its number.
+ */
+static void info_print_facts(const struct rhea_facts *facts)
 {
-    printf("    %s: ", fact->name);
-    switch (fact->type) {
-    case RHEA_FACT_STRING:
-        printf("%s\n", fact->string);
-        break;
-    case RHEA_FACT_NUMBER:
-        printf("%ju\n", (uintmax_t)fact->number);
-        break;
-    case RHEA_FACT_BOOL:
-        printf("%s\n", fact->number ? "true" : "false");
-        break;
+    /* For each level, the number of the next element; -1: names. */
+    int index[INFO_DEPTH_MAX] = {-1};
+    unsigned depth = 0;
+
+    for (size_t i = 0; i < facts->n; i++) {
+        const struct rhea_fact *fact = &facts->items[i];
+
+        if (fact->type == RHEA_FACT_END) {
+            depth--;
+            continue;
+        }
+        printf("%*s", 4 * (int)(depth + 1), "");
+        if (index[depth] >= 0)
+            printf("[%d]:", index[depth]++);
+        else
+            printf("%s:", fact->name);
+        if (fact->type == RHEA_FACT_STRING)
+            printf(" %s", fact->string);
+        else if (fact->type == RHEA_FACT_NUMBER)
+            printf(" %ju", (uintmax_t)fact->number);
+        else if (fact->type == RHEA_FACT_BOOL)
+            printf(" %s", fact->number ? "true" : "false");
+        else if (depth + 1 < INFO_DEPTH_MAX)
+            index[++depth] = fact->type == RHEA_FACT_LIST ? 0 : -1;
+        putchar('\n');
     }
 }
 
@@ -65,8 +94,6 @@ static void info_print_backing(const struct info_view *v)
 
 static void info_print_human(const struct info_view *v)
 {
-    unsigned i;
-
     printf("image: %s\nfile format: %s\nvirtual size: %s (%ju bytes)\n",
            rhea_image_filename(v->image), v->format,
            tool_format_size(v->info.virtual_size).text,
@@ -87,34 +114,51 @@ static void info_print_human(const struct info_view *v)
         printf("internal snapshots: %u\n", v->info.snapshots);
     if (v->info.bitmaps)
         printf("persistent bitmaps: %u\n", v->info.bitmaps);
-    if (v->info.n_facts)
+    if (v->facts.n)
         printf("Format specific information:\n");
-    for (i = 0; i < v->info.n_facts; i++)
-        info_print_fact(&v->info.facts[i]);
+    info_print_facts(&v->facts);
 }
 
-static json_t *info_json_fact(const struct rhea_fact *fact)
+/* The value of the fact at *AT, which then is behind it. */
+static json_t *info_json_fact(const struct rhea_facts *facts, size_t *at)
 {
+    const struct rhea_fact *fact = &facts->items[(*at)++];
+    json_t *value;
+
     switch (fact->type) {
     case RHEA_FACT_STRING:
         return tool_json_string(fact->string);
     case RHEA_FACT_NUMBER:
         return json_integer((json_int_t)fact->number);
     case RHEA_FACT_BOOL:
+        return json_boolean(fact->number);
+    default:
         break;
     }
-    return json_boolean(fact->number);
+    value = fact->type == RHEA_FACT_LIST ? json_array() : json_object();
+    while (*at < facts->n && facts->items[*at].type != RHEA_FACT_END) {
+        const char *name = facts->items[*at].json_name;
+        json_t *member = info_json_fact(facts, at);
+
+        if (fact->type == RHEA_FACT_LIST)
+            json_array_append_new(value, member);
+        else
+            json_object_set_new(value, name, member);
+    }
+    ++*at;
+    return value;
 }
 
 static json_t *info_json_facts(const struct info_view *v)
 {
     json_t *object = json_object(), *data = json_object();
-    unsigned i;
 
     json_object_set_new(object, "type", json_string(v->format));
-    for (i = 0; i < v->info.n_facts; i++)
-        json_object_set_new(data, v->info.facts[i].json_name,
-                            info_json_fact(&v->info.facts[i]));
+    for (size_t i = 0; i < v->facts.n;) {
+        const char *name = v->facts.items[i].json_name;
+
+        json_object_set_new(data, name, info_json_fact(&v->facts, &i));
+    }
     json_object_set_new(object, "data", data);
     return object;
 }
@@ -137,7 +181,7 @@ static json_t *info_json(const struct info_view *v)
     if (v->has_disk_size)
         json_object_set_new(o, "actual-size",
                             json_integer((json_int_t)v->disk_size));
-    if (v->info.n_facts)
+    if (v->facts.n)
         json_object_set_new(o, "format-specific", info_json_facts(v));
     if (v->info.encrypted)
         json_object_set_new(o, "encrypted", json_true());
@@ -207,13 +251,20 @@ static int info_one(const struct info_arguments *a, const char *filename,
         rhea_image_close(image, NULL);
         return 1;
     }
-    info_view_init(&v, image);
+    if (info_view_init(&v, image, &err) < 0) {
+        tool_fail(filename, &err, 1);
+        rhea_facts_free(&v.facts);
+        free(v.backing_path);
+        rhea_image_close(image, NULL);
+        return 1;
+    }
     json_array_append_new(array, info_json(&v));
     if (!a->json) {
         if (json_array_size(array) > 1)
             putchar('\n');
         info_print_human(&v);
     }
+    rhea_facts_free(&v.facts);
     *next = v.backing_path;
     *next_format =
         v.info.backing_format ? tool_strdup(v.info.backing_format) : NULL;

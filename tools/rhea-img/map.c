@@ -161,8 +161,9 @@ static int map_look(struct map *m, uint64_t start, uint64_t length,
         .present = x->kind != RHEA_EXTENT_UNALLOCATED,
         .zero =
             x->kind == RHEA_EXTENT_ZERO || x->kind == RHEA_EXTENT_UNALLOCATED,
-        .data =
-            x->kind == RHEA_EXTENT_DATA || x->kind == RHEA_EXTENT_COMPRESSED,
+        .data = x->kind == RHEA_EXTENT_DATA ||
+                x->kind == RHEA_EXTENT_COMPRESSED ||
+                x->kind == RHEA_EXTENT_ENCRYPTED,
         .compressed = x->kind == RHEA_EXTENT_COMPRESSED,
     };
     if (!e->present)

@@ -13,6 +13,7 @@ static int guest_read_extent(struct qcow2 *q, const struct rhea_extent *x,
     case RHEA_EXTENT_DATA:
         return rhea_storage_read_padded(x->storage, buf, len, x->host, err);
     case RHEA_EXTENT_COMPRESSED:
+    case RHEA_EXTENT_ENCRYPTED:
         return qcow2_read(&q->f, offset, buf, len, err);
     case RHEA_EXTENT_UNALLOCATED:
         if (q->f.below)

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "format/option.h"
 #include "format/qcow2/qcow2.h"
 
 static int qcow2_probe(const uint8_t *head, size_t len)
@@ -69,17 +70,21 @@ static int open_tables(struct qcow2 *q, struct rhea_error *err)
     return r;
 }
 
-static int qcow2_open(struct rhea_format **out, struct rhea_storage *storage,
-                      unsigned flags, struct rhea_error *err)
+static int qcow2_open(struct rhea_format **out,
+                      const struct rhea_format_open *how,
+                      struct rhea_error *err)
 {
-    struct qcow2 *q = calloc(1, sizeof(*q));
-    int r;
+    struct qcow2 *q;
+    int r = option_none(how, "qcow2", err);
 
+    if (r < 0)
+        return r;
+    q = calloc(1, sizeof(*q));
     if (!q)
         return rhea_error_set(err, ENOMEM, "out of memory");
     q->f.ops = &rhea_format_qcow2;
-    q->f.storage = storage;
-    q->flags = flags;
+    q->f.storage = how->storage;
+    q->flags = how->flags;
     open_init_locks(q);
     r = qcow2_header_read(q, err);
     if (r == 0)
@@ -101,43 +106,34 @@ static int qcow2_close(struct rhea_format *f, struct rhea_error *err)
     return r;
 }
 
-static void open_fact(struct rhea_format_info *info, const char *name,
-                      const char *json, int type, const char *string,
-                      uint64_t number)
-{
-    struct rhea_fact *fact = &info->facts[info->n_facts++];
-
-    fact->name = name;
-    fact->json_name = json;
-    fact->type = type;
-    fact->string = string;
-    fact->number = number;
-}
-
 /* As qemu-img has them, in its order. */
-static void open_facts(const struct qcow2 *q, struct rhea_format_info *info)
+static int qcow2_facts(struct rhea_format *f, struct rhea_facts *facts,
+                       struct rhea_error *err)
 {
-    open_fact(info, "compat", "compat", RHEA_FACT_STRING,
-              q->version == 2 ? "0.10" : "1.1", 0);
-    open_fact(info, "compression type", "compression-type", RHEA_FACT_STRING,
-              q->compression ? "zstd" : "zlib", 0);
+    struct qcow2 *q = qcow2_of(f);
+
+    (void)err;
+    RHEA_LOCKED(&q->lock);
+    rhea_facts_string(facts, "compat", "compat",
+                      q->version == 2 ? "0.10" : "1.1");
+    rhea_facts_string(facts, "compression type", "compression-type",
+                      q->compression ? "zstd" : "zlib");
     if (q->version >= 3)
-        open_fact(info, "lazy refcounts", "lazy-refcounts", RHEA_FACT_BOOL,
-                  NULL, q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
-    open_fact(info, "refcount bits", "refcount-bits", RHEA_FACT_NUMBER, NULL,
-              1U << q->refcount_order);
+        rhea_facts_bool(facts, "lazy refcounts", "lazy-refcounts",
+                        q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+    rhea_facts_number(facts, "refcount bits", "refcount-bits",
+                      1U << q->refcount_order);
     if (q->version == 2)
-        return;
+        return 0;
     if (q->data_file)
-        open_fact(info, "data file", "data-file", RHEA_FACT_STRING,
-                  q->data_file, 0);
+        rhea_facts_string(facts, "data file", "data-file", q->data_file);
     if (qcow2_external(q))
-        open_fact(info, "data file raw", "data-file-raw", RHEA_FACT_BOOL, NULL,
-                  !!(q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA));
-    open_fact(info, "corrupt", "corrupt", RHEA_FACT_BOOL, NULL,
-              !!(q->incompatible & QCOW2_INCOMPAT_CORRUPT));
-    open_fact(info, "extended l2", "extended-l2", RHEA_FACT_BOOL, NULL,
-              qcow2_extended(q));
+        rhea_facts_bool(facts, "data file raw", "data-file-raw",
+                        q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
+    rhea_facts_bool(facts, "corrupt", "corrupt",
+                    q->incompatible & QCOW2_INCOMPAT_CORRUPT);
+    rhea_facts_bool(facts, "extended l2", "extended-l2", qcow2_extended(q));
+    return 0;
 }
 
 static void qcow2_info(struct rhea_format *f, struct rhea_format_info *info)
@@ -161,7 +157,6 @@ static void qcow2_info(struct rhea_format *f, struct rhea_format_info *info)
         .extensions = q->unknown_parts,
         .compressed_type_zstd = q->compression == 1,
     };
-    open_facts(q, info);
 }
 
 const struct rhea_format_ops rhea_format_qcow2 = {
@@ -171,6 +166,7 @@ const struct rhea_format_ops rhea_format_qcow2 = {
     .open = qcow2_open,
     .close = qcow2_close,
     .info = qcow2_info,
+    .facts = qcow2_facts,
     .map = qcow2_map,
     .read = qcow2_read,
     .write = qcow2_write,
