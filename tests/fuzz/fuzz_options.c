@@ -12,7 +12,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "../../tools/rhea-img/tool.h"
+#include "common/common.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"

@@ -10,50 +10,22 @@ static const struct tool_command *const main_commands[] = {
     &tool_create, &tool_info,    &tool_map,
 };
 
-static void main_say(const char *fmt, va_list ap) RHEA_PRINTF(1, 0);
-
-static void main_say(const char *fmt, va_list ap)
-{
-    fflush(stdout);
-    fputs("rhea-img: ", stderr);
-    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): AP is started */
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
-}
-
-void tool_error(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    main_say(fmt, ap);
-    va_end(ap);
-}
-
-int tool_fail(const char *filename, const struct rhea_error *err, int code)
-{
-    if (strstr(err->text, filename))
-        tool_error("%s", err->text);
-    else
-        tool_error("%s: %s", filename, err->text);
-    return code;
-}
-
 int tool_usage(const struct tool_command *command, const char *fmt, ...)
 {
     va_list ap;
 
     va_start(ap, fmt);
-    main_say(fmt, ap);
+    tool_error_list(fmt, ap);
     va_end(ap);
-    fprintf(stderr, "`rhea-img %s --help` lists the options.\n", command->name);
+    fprintf(stderr, "`%s %s --help` lists the options.\n", tool_name,
+            command->name);
     return command->usage_code;
 }
 
 static int main_help_command(const struct tool_command *command)
 {
-    printf("usage: rhea-img %s %s\n\n%s.\n\n%s", command->name, command->usage,
-           command->summary, command->help);
+    printf("usage: %s %s %s\n\n%s.\n\n%s", tool_name, command->name,
+           command->usage, command->summary, command->help);
     return tool_finish_output(0, 1);
 }
 
@@ -76,23 +48,6 @@ int tool_other_option(const struct tool_command *command, int c, char **argv)
                       given);
 }
 
-void *tool_realloc(void *p, size_t size)
-{
-    p = realloc(p, size);
-    if (!p) {
-        tool_error("out of memory");
-        exit(1);
-    }
-    return p;
-}
-
-char *tool_strdup(const char *s)
-{
-    size_t size = strlen(s) + 1;
-
-    return memcpy(tool_realloc(NULL, size), s, size);
-}
-
 static const struct tool_command *main_find(const char *name)
 {
     size_t i;
@@ -109,8 +64,9 @@ static int main_help(void)
     const struct rhea_format_ops *const *format;
     size_t i;
 
-    printf("usage: rhea-img COMMAND [OPTION...] FILE...\n\n"
-           "Look at, check, create and convert disk images.\n\n");
+    printf("usage: %s COMMAND [OPTION...] FILE...\n\n"
+           "Look at, check, create and convert disk images.\n\n",
+           tool_name);
     for (i = 0; i < RHEA_ARRAY_SIZE(main_commands); i++)
         printf("  %-16s %s\n", main_commands[i]->name,
                main_commands[i]->summary);
@@ -124,14 +80,19 @@ static int main_help(void)
 
 static int main_version(void)
 {
-    printf("rhea-img %s\n", rhea_version());
+    printf("%s %s\n", tool_name, rhea_version());
     return tool_finish_output(0, 1);
+}
+
+static void main_hint(void)
+{
+    fprintf(stderr, "`%s help` lists the commands.\n", tool_name);
 }
 
 static int main_unknown(const char *name)
 {
     tool_error("there is no command %s", name);
-    fputs("`rhea-img help` lists the commands.\n", stderr);
+    main_hint();
     return 1;
 }
 
@@ -140,9 +101,10 @@ int main(int argc, char **argv)
     const struct tool_command *command;
     const char *name = argc > 1 ? argv[1] : NULL;
 
+    tool_set_name(argc ? argv[0] : NULL, "rhea-img", "qemu-img");
     if (!name) {
         tool_error("which command?");
-        fputs("`rhea-img help` lists the commands.\n", stderr);
+        main_hint();
         return 1;
     }
     if (!strcmp(name, "--version") || !strcmp(name, "-V"))

@@ -3,8 +3,8 @@
 #include <errno.h>
 
 #include "base/checked.h"
+#include "common/common.h"
 #include "format/option.h"
-#include "tool.h"
 
 int tool_get_size(const char *what, const char *text, uint64_t *size)
 {

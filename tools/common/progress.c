@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <time.h>
 
-#include "tool.h"
+#include "common/common.h"
 
 /* Seconds until a phase is worth a line. */
 #define PROGRESS_DELAY 0.3

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 
-#include "tool.h"
+#include "common/common.h"
 
 struct tool_size tool_format_size(uint64_t bytes)
 {

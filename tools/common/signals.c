@@ -2,7 +2,7 @@
 #include <signal.h>
 
 #include "base/checked.h"
-#include "tool.h"
+#include "common/common.h"
 
 static volatile sig_atomic_t signals_caught;
 

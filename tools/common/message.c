@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* Messages. */
+#include "common/common.h"
+
+const char *tool_name = "rhea";
+
+void tool_set_name(const char *argv0, const char *own, const char *qemu)
+{
+    const char *slash = argv0 ? strrchr(argv0, '/') : NULL;
+    const char *base = slash ? slash + 1 : argv0;
+
+    tool_name = base && !strcmp(base, qemu) ? qemu : own;
+}
+
+void tool_error_list(const char *fmt, va_list ap)
+{
+    fflush(stdout);
+    fprintf(stderr, "%s: ", tool_name);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+}
+
+void tool_error(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    tool_error_list(fmt, ap);
+    va_end(ap);
+}
+
+int tool_fail(const char *filename, const struct rhea_error *err, int code)
+{
+    if (strstr(err->text, filename))
+        tool_error("%s", err->text);
+    else
+        tool_error("%s: %s", filename, err->text);
+    return code;
+}
+
+void *tool_realloc(void *p, size_t size)
+{
+    p = realloc(p, size);
+    if (!p) {
+        tool_error("out of memory");
+        exit(1);
+    }
+    return p;
+}
+
+char *tool_strdup(const char *s)
+{
+    size_t size = strlen(s) + 1;
+
+    return memcpy(tool_realloc(NULL, size), s, size);
+}
