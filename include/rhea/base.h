@@ -43,6 +43,11 @@ RHEA_API int rhea_error_errno(struct rhea_error *err, int code, const char *fmt,
 RHEA_API int rhea_error_prefix(struct rhea_error *err, const char *fmt, ...)
     RHEA_PRINTF(2, 3);
 
+/* One option as the user gave it. */
+struct rhea_option {
+    const char *name, *value;
+};
+
 /*
  * Long work reports through this. Every member may be NULL. Called on the
  * thread that asked for the work.

@@ -18,11 +18,6 @@ extern "C" {
 
 struct rhea_format;
 
-/* One option as the user gave it. */
-struct rhea_option {
-    const char *name, *value;
-};
-
 enum rhea_extent_kind {
     RHEA_EXTENT_UNALLOCATED, /* the backing image shows through, else zeroes */
     RHEA_EXTENT_ZERO,        /* reads as zeroes, whatever the backing holds */
