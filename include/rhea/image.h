@@ -38,6 +38,17 @@ enum {
 RHEA_API int rhea_image_open(struct rhea_image **out, const char *filename,
                              const char *format, unsigned flags,
                              struct rhea_error *err);
+/*
+ * The same as options say, which are named as in QEMU's --image-opts:
+ * "driver", "file.driver", "file.filename", "backing.driver", "data-file.*",
+ * "read-only", "cache.direct" and so on, "offset" and whatever else the format
+ * or the storage takes. An option that nobody knows is an error. A FILENAME
+ * (above) of the form json:{...} says the same.
+ */
+RHEA_API int rhea_image_open_options(struct rhea_image **out,
+                                     const struct rhea_option *options,
+                                     size_t n, unsigned flags,
+                                     struct rhea_error *err);
 /* The same over a storage, which the image then owns, also on failure. Locks
  * are the caller's. NAME is for messages and relative backing names. */
 RHEA_API int rhea_image_open_storage(struct rhea_image **out,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The parts of the file storage: file.c opens, reads and writes; file_space.c
  * resizes, reserves and zeroes; file_direct.c goes past the page cache;
- * file_lock.c shares the file with QEMU. */
+ * file_lock.c shares the file with QEMU; file_driver.c
+ * reads options. */
 #ifndef RHEA_STORAGE_FILE_H
 #define RHEA_STORAGE_FILE_H
 
@@ -28,6 +29,7 @@ struct file {
     bool regular;  /* else a block device */
     bool created;  /* its folder may have to be flushed too */
     bool no_flush; /* RHEA_FILE_NO_FLUSH */
+    bool no_lock;  /* option locking=off */
     /* Held for reading by writers, for writing by whoever changes the size
      * in a way that depends on what it was. */
     pthread_rwlock_t resize_lock;

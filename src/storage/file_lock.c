@@ -131,6 +131,8 @@ int file_lock(struct rhea_storage *s, unsigned perm, unsigned shared,
 {
     struct file *f = (struct file *)s;
     unsigned unshared = RHEA_LOCK_ALL & ~shared;
+    if (f->no_lock)
+        return 0;
     pthread_rwlock_wrlock(&f->resize_lock);
     unsigned old_perm = f->locked_perm, old_unshared = f->locked_unshared;
 
