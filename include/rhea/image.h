@@ -91,6 +91,37 @@ struct rhea_image_extent {
 RHEA_API int rhea_image_map(struct rhea_image *image, uint64_t offset,
                             uint64_t len, struct rhea_image_extent *extent,
                             struct rhea_error *err);
+/* The same, but looks no further down than above END, an image of the chain:
+ * what is left to it is UNALLOCATED in image END. UNALLOCATED in another image
+ * reads as zeroes, for one above END ends before. */
+RHEA_API int rhea_image_map_above(struct rhea_image *image,
+                                  struct rhea_image *end, uint64_t offset,
+                                  uint64_t len,
+                                  struct rhea_image_extent *extent,
+                                  struct rhea_error *err);
+
+/*
+ * The image below IMAGE in its chain that NAME means: by the very name, or the
+ * file that the name leads to, as an overlay in the chain would write it or as
+ * seen from the current folder. NULL: none.
+ */
+RHEA_API struct rhea_image *rhea_image_find_backing(struct rhea_image *image,
+                                                    const char *name);
+/*
+ * Open what would be IMAGE's backing image if its header named FILE, FORMAT
+ * NULL: probe. Refuses a chain that IMAGE itself is in. The caller's to close.
+ */
+RHEA_API int rhea_image_open_below(struct rhea_image **out,
+                                   struct rhea_image *image, const char *file,
+                                   const char *format, unsigned flags,
+                                   struct rhea_error *err);
+/*
+ * Let an image of a chain that was opened for reading be written to; the
+ * images above and below stay as they are. It is locked as any image that is
+ * opened for writing. As it was when that fails.
+ */
+RHEA_API int rhea_image_allow_write(struct rhea_image *image,
+                                    struct rhea_error *err);
 
 /*
  * Create FILENAME. Checks that a backing file, if any, opens as its format

@@ -190,8 +190,10 @@ int rhea_image_flush(struct rhea_image *image, struct rhea_error *err)
     return rhea_storage_flush(image->storage, err);
 }
 
-int rhea_image_map(struct rhea_image *image, uint64_t offset, uint64_t len,
-                   struct rhea_image_extent *extent, struct rhea_error *err)
+int rhea_image_map_above(struct rhea_image *image, struct rhea_image *end,
+                         uint64_t offset, uint64_t len,
+                         struct rhea_image_extent *extent,
+                         struct rhea_error *err)
 {
     int ret = io_check_range(image, "map", offset, len, err);
     if (ret)
@@ -200,7 +202,13 @@ int rhea_image_map(struct rhea_image *image, uint64_t offset, uint64_t len,
         return rhea_error_set(err, EINVAL, "cannot map 0 bytes of '%s'",
                               image->filename);
     for (unsigned depth = 0;; depth++) {
-        *extent = (struct rhea_image_extent){.depth = depth, .image = image};
+        *extent = (struct rhea_image_extent){
+            .extent = {.kind = RHEA_EXTENT_UNALLOCATED, .length = len},
+            .depth = depth,
+            .image = image,
+        };
+        if (image == end)
+            return 0;
         ret = io_map(image, offset, len, &extent->extent, err);
         if (ret)
             return ret;
@@ -212,4 +220,10 @@ int rhea_image_map(struct rhea_image *image, uint64_t offset, uint64_t len,
         len = RHEA_MIN(extent->extent.length, rhea_image_size(below) - offset);
         image = below;
     }
+}
+
+int rhea_image_map(struct rhea_image *image, uint64_t offset, uint64_t len,
+                   struct rhea_image_extent *extent, struct rhea_error *err)
+{
+    return rhea_image_map_above(image, NULL, offset, len, extent, err);
 }

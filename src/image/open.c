@@ -242,6 +242,65 @@ int rhea_image_open_storage(struct rhea_image **out,
     return 0;
 }
 
+/* A second time the file of IMAGE, which is open for reading. */
+static int reopen_file(struct rhea_image **out, struct rhea_image *image,
+                       struct rhea_error *err)
+{
+    struct rhea_image *again =
+        image_new(image->filename, image->flags | RHEA_IMAGE_WRITE, err);
+    if (!again)
+        return -ENOMEM;
+    int ret = open_storage(&again->storage, image->filename, again->flags, err);
+    if (!ret) {
+        image_identify(again);
+        if (again->has_identity != image->has_identity ||
+            again->device != image->device || again->inode != image->inode)
+            ret =
+                rhea_error_set(err, ESTALE, "'%s' was replaced by another file",
+                               image->filename);
+    }
+    if (!ret)
+        ret = open_lock(again->storage, again->flags, err);
+    if (!ret)
+        ret = open_format(again, image->format->ops->name, err);
+    if (ret) {
+        rhea_image_close(again, NULL);
+        return ret;
+    }
+    *out = again;
+    return 0;
+}
+
+int rhea_image_allow_write(struct rhea_image *image, struct rhea_error *err)
+{
+    struct rhea_image *again;
+    if (image->flags & RHEA_IMAGE_WRITE)
+        return 0;
+    /* Our own lock must not be in the way of the new one. */
+    bool locked = !(image->flags & RHEA_IMAGE_NO_LOCK);
+    int ret = locked ? rhea_storage_lock(image->storage, RHEA_LOCK_READ,
+                                         RHEA_LOCK_ALL, err)
+                     : 0;
+    if (ret)
+        return ret;
+    ret = reopen_file(&again, image, err);
+    if (ret) {
+        open_lock(image->storage, image->flags, NULL);
+        return ret;
+    }
+
+    struct rhea_storage *storage = image->storage;
+    struct rhea_format *format = image->format;
+    image->storage = again->storage;
+    image->format = again->format;
+    image->flags = again->flags;
+    image->format->below = format->below;
+    image->format->below_opaque = format->below_opaque;
+    again->storage = storage;
+    again->format = format;
+    return rhea_image_close(again, err);
+}
+
 int rhea_image_close(struct rhea_image *image, struct rhea_error *err)
 {
     int ret = 0;
