@@ -217,6 +217,8 @@ struct rhea_resize {
     const char *preallocation; /* of what is added: "off", "metadata",
                                   "falloc", "full"; NULL: "off" */
     bool shrink;               /* the loss of what lies behind is accepted */
+    bool hide_below;           /* what lies below the image goes on behind its
+                                  old end and must not show */
     const struct rhea_progress *progress;
 };
 

@@ -123,6 +123,22 @@ RHEA_API int rhea_image_open_below(struct rhea_image **out,
 RHEA_API int rhea_image_allow_write(struct rhea_image *image,
                                     struct rhea_error *err);
 
+/* Changes of the whole image, in change.c. No other call may be under way on
+ * it. RESIZE grows, or with how->shrink shrinks; what is added reads as zeroes,
+ * also where a backing image goes on behind the old end. */
+RHEA_API int rhea_image_resize(struct rhea_image *image,
+                               const struct rhea_resize *how,
+                               struct rhea_error *err);
+RHEA_API int rhea_image_amend(struct rhea_image *image,
+                              const struct rhea_option *options, size_t n,
+                              bool force, const struct rhea_progress *progress,
+                              struct rhea_error *err);
+/* Name another backing file; the chain as it was opened stays as it is. */
+RHEA_API int rhea_image_set_backing(struct rhea_image *image, const char *file,
+                                    const char *format, struct rhea_error *err);
+RHEA_API int rhea_image_make_empty(struct rhea_image *image,
+                                   struct rhea_error *err);
+
 /*
  * Create FILENAME. Checks that a backing file, if any, opens as its format
  * (unless UNSAFE), takes the size from it when how->size is UINT64_MAX, and

@@ -184,4 +184,9 @@ int qed_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
 int qed_create(struct rhea_storage *storage, const struct rhea_create *how,
                struct rhea_error *err);
 
+/* --- qed_change.c --- */
+int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
+                    struct rhea_error *err);
+int qed_make_empty(struct rhea_format *f, struct rhea_error *err);
+
 #endif

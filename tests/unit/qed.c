@@ -534,6 +534,59 @@ static void random_damage_leads_nowhere(void)
     }
 }
 
+static void check_backing(struct rhea_storage *s, const char *name,
+                          const char *format)
+{
+    struct rhea_format *f = qed_open_ok(s, 0);
+    struct rhea_format_info info;
+    f->ops->info(f, &info);
+    CHECK(name ? info.backing_file && !strcmp(info.backing_file, name)
+               : !info.backing_file);
+    CHECK(!format == !info.backing_format);
+    qed_close_ok(f);
+}
+
+static void another_backing_file_can_be_named(void)
+{
+    char name[1024];
+    struct rhea_storage *s = qed_make(1 << 20, "4096", "2", "base");
+    memset(name, 'x', sizeof(name));
+    name[1023] = 0;
+    const char *const names[] = {"other", name, name + 100, "short",
+                                 NULL,    name, name + 1,   name};
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
+        struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
+        const char *format = i % 2 ? "raw" : "qed";
+        CHECK_OK(f->ops->set_backing(f, names[i], format, &err), &err);
+        qed_close_ok(f);
+        check_backing(s, names[i], names[i] && i % 2 ? "raw" : NULL);
+    }
+    rhea_storage_close(s);
+}
+
+static void an_emptied_image_holds_nothing(void)
+{
+    struct rhea_storage *s = qed_make(1 << 20, "4096", "2", "base");
+    struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
+    struct rhea_extent x;
+    uint64_t size;
+    CHECK_OK(f->ops->write(f, 5000, "data", 4, &err), &err);
+    CHECK_OK(f->ops->make_empty(f, &err), &err);
+    CHECK_OK(f->ops->map(f, 0, 1 << 20, &x, &err), &err);
+    CHECK_EQ(x.kind, RHEA_EXTENT_UNALLOCATED);
+    CHECK_EQ(x.length, 1 << 20);
+    CHECK_OK(rhea_storage_size(s, &size, &err), &err);
+    CHECK_EQ(size, 3 * 4096);
+    CHECK_OK(f->ops->write(f, 9000, "data", 4, &err), &err);
+    qed_close_ok(f);
+    f = qed_open_ok(s, 0);
+    struct rhea_check check = qed_checked(f, 0);
+    CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
+    CHECK_EQ(check.allocated_clusters, 1);
+    qed_close_ok(f);
+    rhea_storage_close(s);
+}
+
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
@@ -553,6 +606,8 @@ int main(int argc, char **argv)
     TEST(writes_are_kept_inside_the_image);
     TEST(creation_refuses_what_the_format_cannot_hold);
     TEST(sizes_are_parsed_as_people_write_them);
+    TEST(another_backing_file_can_be_named);
+    TEST(an_emptied_image_holds_nothing);
     TEST(random_damage_leads_nowhere);
     return test_finish();
 }

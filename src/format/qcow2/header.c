@@ -111,6 +111,28 @@ static int header_read_crypto(struct qcow2 *q, const uint8_t *data,
                               q->crypto_length, 1, 1ULL << 32, err);
 }
 
+/* One that means nothing to this program stays in the header. */
+static int header_keep_extension(struct qcow2 *q, uint32_t type,
+                                 const uint8_t *data, uint32_t len,
+                                 struct rhea_error *err)
+{
+    size_t size = 8 + align_up((uint64_t)len, 8);
+    uint8_t *more = realloc(q->unknown, q->unknown_length + size);
+
+    if (!more)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    q->unknown = more;
+    more += q->unknown_length;
+    memset(more, 0, size);
+    store_be32(more, type);
+    store_be32(more + 4, len);
+    if (len)
+        memcpy(more + 8, data, len);
+    q->unknown_length += size;
+    q->unknown_parts = true;
+    return 0;
+}
+
 static int header_read_extension(struct qcow2 *q, uint32_t type,
                                  const uint8_t *data, uint32_t len,
                                  struct rhea_error *err)
@@ -136,8 +158,7 @@ static int header_read_extension(struct qcow2 *q, uint32_t type,
     case QCOW2_EXT_FEATURE_NAMES:
         return 0;
     default:
-        q->unknown_parts = true;
-        return 0;
+        return header_keep_extension(q, type, data, len, err);
     }
     free(*string);
     *string = header_copy_string(data, len);
@@ -366,6 +387,18 @@ static int header_check_tables(struct qcow2 *q, struct rhea_error *err)
     return 0;
 }
 
+/* Fields that later versions of the format may have. */
+static int header_keep_fields(struct qcow2 *q, struct rhea_error *err)
+{
+    size_t len = q->header_length - QCOW2_FULL_HEADER;
+
+    q->unknown_fields = malloc(len);
+    if (!q->unknown_fields)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    return rhea_storage_read_padded(q->f.storage, q->unknown_fields, len,
+                                    QCOW2_FULL_HEADER, err);
+}
+
 int qcow2_header_read(struct qcow2 *q, struct rhea_error *err)
 {
     uint8_t h[512];
@@ -386,6 +419,11 @@ int qcow2_header_read(struct qcow2 *q, struct rhea_error *err)
         r = header_parse_features(q, h, err);
     if (r < 0)
         return r;
+    if (q->header_length > QCOW2_FULL_HEADER) {
+        r = header_keep_fields(q, err);
+        if (r < 0)
+            return r;
+    }
     ext_end = q->backing_offset ? q->backing_offset : q->cluster_size;
     unknown = q->incompatible & ~QCOW2_INCOMPAT_KNOWN;
     if (unknown)
@@ -416,127 +454,10 @@ void qcow2_header_finish(struct qcow2 *q)
     free(q->backing_file);
     free(q->backing_format);
     free(q->data_file);
+    free(q->unknown);
+    free(q->unknown_fields);
+    q->unknown_fields = NULL;
     q->backing_file = q->backing_format = q->data_file = NULL;
-}
-
-int qcow2_header_write_features(struct qcow2 *q, struct rhea_error *err)
-{
-    uint8_t words[24];
-    int r;
-
-    store_be64(words, q->incompatible);
-    store_be64(words + 8, q->compatible);
-    store_be64(words + 16, q->autoclear);
-    /* One sector, hence all or nothing. */
-    r = rhea_storage_write(q->f.storage, words, sizeof(words),
-                           QCOW2_AT_INCOMPATIBLE, err);
-    if (r == 0)
-        r = rhea_storage_flush(q->f.storage, err);
-    return qcow2_fail(q, r);
-}
-
-struct header_writer {
-    uint8_t *buf;
-    size_t at, size;
-};
-
-static bool header_put_extension(struct header_writer *w, uint32_t type,
-                                 const void *data, size_t len)
-{
-    size_t total = 8 + align_up(len, 8);
-
-    if (total > w->size - w->at)
-        return false;
-    store_be32(w->buf + w->at, type);
-    store_be32(w->buf + w->at + 4, (uint32_t)len);
-    if (len)
-        memcpy(w->buf + w->at + 8, data, len);
-    w->at += total;
-    return true;
-}
-
-static bool header_put_feature_names(struct header_writer *w)
-{
-    static const struct {
-        uint8_t type, bit;
-        const char *name;
-    } features[] = {
-        {0, 0, "dirty bit"},
-        {0, 1, "corrupt bit"},
-        {0, 2, "external data file"},
-        {0, 3, "compression type"},
-        {0, 4, "extended L2 entries"},
-        {1, 0, "lazy refcounts"},
-        {2, 0, "bitmaps"},
-        {2, 1, "raw external data"},
-    };
-    uint8_t table[RHEA_ARRAY_SIZE(features) * FEATURE_BYTES] = {0};
-
-    for (size_t i = 0; i < RHEA_ARRAY_SIZE(features); i++) {
-        uint8_t *at = table + i * FEATURE_BYTES;
-
-        at[0] = features[i].type;
-        at[1] = features[i].bit;
-        memcpy(at + 2, features[i].name, strlen(features[i].name));
-    }
-    return header_put_extension(w, QCOW2_EXT_FEATURE_NAMES, table,
-                                sizeof(table));
-}
-
-static void header_put_fields(const struct qcow2 *q, uint8_t *h)
-{
-    store_be32(h, QCOW2_MAGIC);
-    store_be32(h + QCOW2_AT_VERSION, q->version);
-    store_be32(h + QCOW2_AT_CLUSTER_BITS, q->cluster_bits);
-    store_be64(h + QCOW2_AT_SIZE, q->f.size);
-    store_be32(h + QCOW2_AT_CRYPT, q->crypt_method);
-    store_be32(h + QCOW2_AT_L1_SIZE, q->l1_size);
-    store_be64(h + QCOW2_AT_L1_OFFSET, q->l1_offset);
-    store_be64(h + QCOW2_AT_REFTABLE_OFFSET, q->reftable_offset);
-    store_be32(h + QCOW2_AT_REFTABLE_CLUSTERS, q->reftable_clusters);
-    store_be32(h + QCOW2_AT_SNAPSHOTS, q->n_snapshots);
-    store_be64(h + QCOW2_AT_SNAPSHOTS_OFFSET, q->snapshots_offset);
-    if (q->version == 2)
-        return;
-    store_be64(h + QCOW2_AT_INCOMPATIBLE, q->incompatible);
-    store_be64(h + QCOW2_AT_COMPATIBLE, q->compatible);
-    store_be64(h + QCOW2_AT_AUTOCLEAR, q->autoclear);
-    store_be32(h + QCOW2_AT_REFCOUNT_ORDER, q->refcount_order);
-    store_be32(h + QCOW2_AT_HEADER_LENGTH, QCOW2_FULL_HEADER);
-    h[QCOW2_AT_COMPRESSION] = q->compression;
-}
-
-int qcow2_header_build(struct qcow2 *q, uint8_t *buf, struct rhea_error *err)
-{
-    struct header_writer w = {buf, 0, q->cluster_size};
-    bool fits = true;
-
-    memset(buf, 0, q->cluster_size);
-    header_put_fields(q, buf);
-    w.at = q->version == 2 ? QCOW2_V2_HEADER : QCOW2_FULL_HEADER;
-    if (q->backing_format)
-        fits =
-            header_put_extension(&w, QCOW2_EXT_BACKING_FORMAT,
-                                 q->backing_format, strlen(q->backing_format));
-    /* In small clusters the table would leave no room for a backing name; QEMU
-     * leaves it out there too. */
-    if (fits && q->version >= 3 && q->cluster_size > 4096)
-        fits = header_put_feature_names(&w);
-    if (fits)
-        fits = header_put_extension(&w, QCOW2_EXT_END, NULL, 0);
-    if (fits && q->backing_file) {
-        size_t len = strlen(q->backing_file);
-
-        fits = len <= QCOW2_MAX_BACKING_NAME && len <= w.size - w.at;
-        if (fits) {
-            memcpy(buf + w.at, q->backing_file, len);
-            store_be64(buf + QCOW2_AT_BACKING_OFFSET, w.at);
-            store_be32(buf + QCOW2_AT_BACKING_LENGTH, (uint32_t)len);
-        }
-    }
-    return fits ? 0
-                : rhea_error_set(err, ENOSPC,
-                                 "the backing file's name is too long for a "
-                                 "header of one cluster (%" PRIu32 " bytes)",
-                                 q->cluster_size);
+    q->unknown = NULL;
+    q->unknown_length = 0;
 }

@@ -174,14 +174,20 @@ int qcow2_l2_get(struct qcow2 *q, uint64_t offset, struct qcow2_slice **slice,
         slice, err);
 }
 
+struct qcow2_entry qcow2_entry_load(const struct qcow2 *q, const uint8_t *table,
+                                    size_t index)
+{
+    const uint8_t *at = table + (index << q->entry_bits);
+
+    return (struct qcow2_entry){load_be64(at),
+                                q->entry_bits == 4 ? load_be64(at + 8) : 0};
+}
+
 struct qcow2_entry qcow2_entry_get(const struct qcow2 *q,
                                    const struct qcow2_slice *slice,
                                    unsigned index)
 {
-    const uint8_t *at = slice->data + ((size_t)index << q->entry_bits);
-
-    return (struct qcow2_entry){load_be64(at),
-                                q->entry_bits == 4 ? load_be64(at + 8) : 0};
+    return qcow2_entry_load(q, slice->data, index);
 }
 
 /* How many of the N entries from FIRST on go on as FIRST begins; all of a

@@ -5,14 +5,16 @@
  * docs/formats/qcow2.md.
  *
  * Who does what:
- *   header.c    header and its extensions      open.c      life cycle, ops
- * table cache.c     pieces of tables in memory     map.c       guest offset to
- * extent walk.c      every host range in use        snapshot.c  snapshots and
- * bitmaps decompress.c, compress.c                   guest.c     guest bytes
- * read refcount.c  refcounts, allocation          sync.c      order of metadata
- *   write.c     guest writes                   zero.c      zeroes and discards
- *   create.c    new images                     snapshot_fix.c  snapshot table
- *   check.c     consistency                    repair.c    new refcounts
+ *   header.c        reading the header     header_write.c  writing it
+ *   open.c          life cycle, ops table  cache.c         pieces of tables
+ *   map.c           guest offset to extent walk.c          every range in use
+ *   decompress.c, compress.c               guest.c         guest bytes read
+ *   refcount.c      refcounts, allocation  sync.c          order of metadata
+ *   write.c         guest writes           zero.c          zeroes, discards
+ *   create.c        new images             snapshot.c      snapshots, bitmaps
+ *   check.c         consistency            repair.c        new refcounts
+ *   snapshot_fix.c  snapshot table         backing.c       another backing file
+ *   empty.c         unallocate everything
  *
  * Locks, in the order in which they may be taken:
  *   lock      all mutable members, unless they say otherwise
@@ -188,6 +190,10 @@ struct qcow2 {
     unsigned refcount_order;
     uint8_t compression;
     bool unknown_parts;
+    /* What this program does not know of the header: fields from 112 on up to
+     * HEADER_LENGTH (NULL: none), and whole extensions. */
+    uint8_t *unknown_fields, *unknown;
+    size_t unknown_length;
     uint64_t backing_offset;
     char *backing_file, *backing_format, *data_file;
     uint32_t n_bitmaps; /* in the extension, consistent or not */
@@ -262,7 +268,7 @@ static inline unsigned qcow2_l1_shift(const struct qcow2 *q)
     return q->cluster_bits + q->l2_bits;
 }
 
-/* header.c */
+/* header.c, header_write.c */
 int qcow2_header_read(struct qcow2 *q, struct rhea_error *err);
 void qcow2_header_finish(struct qcow2 *q);
 /* Write the three feature words and make them durable. */
@@ -270,6 +276,10 @@ int qcow2_header_write_features(struct qcow2 *q, struct rhea_error *err);
 /* Lay out a header cluster from Q's members, backing names included. BUF holds
  * a cluster. -ENOSPC where it does not fit. */
 int qcow2_header_build(struct qcow2 *q, uint8_t *buf, struct rhea_error *err);
+/* Write all of the header as Q's members have it, durably, so that after a
+ * crash the old or the new one is there. What it points to must be durable.
+ * -ENOSPC where it does not fit; nothing is written then. */
+int qcow2_header_update(struct qcow2 *q, struct rhea_error *err);
 
 /* cache.c. A slice is valid until the next get from the same cache. */
 int qcow2_cache_init(struct qcow2_cache *c, struct rhea_storage *storage,
@@ -300,6 +310,8 @@ static inline unsigned qcow2_slice_entries(const struct qcow2 *q)
 {
     return q->l2.unit >> q->entry_bits;
 }
+struct qcow2_entry qcow2_entry_load(const struct qcow2 *q, const uint8_t *table,
+                                    size_t index);
 struct qcow2_entry qcow2_entry_get(const struct qcow2 *q,
                                    const struct qcow2_slice *slice,
                                    unsigned index);
@@ -379,6 +391,9 @@ int qcow2_alloc_table(struct qcow2 *q, uint64_t count, uint64_t *cluster,
  * 0, the blocks before the table that points to them. */
 int qcow2_refs_write(struct qcow2 *q, struct rhea_error *err);
 
+/* The cluster after the last one that counts as used. */
+int qcow2_refs_end(struct qcow2 *q, uint64_t *end, struct rhea_error *err);
+
 extern const struct rhea_format_ops rhea_format_qcow2;
 
 /* sync.c. All under LOCK, save flush. */
@@ -398,6 +413,10 @@ int qcow2_flush(struct rhea_format *f, struct rhea_error *err);
 int qcow2_write_end(struct qcow2 *q, struct rhea_error *err);
 /* Forget all that write_begin set up; nothing may be dirty. */
 void qcow2_write_reset(struct qcow2 *q);
+/* Learn anew which clusters hold tables, after some were given back. */
+int qcow2_note_tables(struct qcow2 *q, struct rhea_error *err);
+/* After a sync: cut off what nobody uses at the end of the file. */
+int qcow2_cut_end(struct qcow2 *q, struct rhea_error *err);
 /* Change an L1 entry; it is written by the next sync. */
 void qcow2_l1_set(struct qcow2 *q, uint32_t index, uint64_t entry);
 /* Report an error after which no metadata may be written any more. */
@@ -435,6 +454,11 @@ void qcow2_flight_end(struct qcow2 *q, struct qcow2_flight *flight);
 /* zero.c */
 int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                        bool unmap, struct rhea_error *err);
+
+/* backing.c, empty.c */
+int qcow2_set_backing(struct rhea_format *f, const char *file,
+                      const char *format, struct rhea_error *err);
+int qcow2_make_empty(struct rhea_format *f, struct rhea_error *err);
 
 /* check.c, repair.c */
 int qcow2_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,

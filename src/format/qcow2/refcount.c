@@ -413,6 +413,30 @@ int qcow2_alloc_table(struct qcow2 *q, uint64_t count, uint64_t *cluster,
     return refcount_append_table(q, count, cluster, err);
 }
 
+int qcow2_refs_end(struct qcow2 *q, uint64_t *end, struct rhea_error *err)
+{
+    for (uint64_t i = q->reftable_size; i--;) {
+        uint64_t first = i << q->block_bits, refcount = 0;
+
+        if (!q->reftable[i])
+            continue;
+        for (uint64_t k = 1ULL << q->block_bits; k--;) {
+            int r = qcow2_refcount_get(q, first + k, &refcount, err);
+
+            if (r < 0)
+                return r;
+            if (refcount) {
+                *end = first + k + 1;
+                return 0;
+            }
+        }
+    }
+    *end = 0;
+    return rhea_error_set(err, EIO,
+                          "no cluster counts as used; the image must be "
+                          "checked");
+}
+
 static int refcount_write_table(struct qcow2 *q, uint64_t host,
                                 struct rhea_error *err)
 {

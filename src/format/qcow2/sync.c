@@ -46,7 +46,7 @@ static bool sync_lazy(const struct qcow2 *q)
 
 /* Remember where tables are, so that wrong refcounts cannot make this driver
  * write guest data over them. */
-static int sync_note_tables(struct qcow2 *q, struct rhea_error *err)
+int qcow2_note_tables(struct qcow2 *q, struct rhea_error *err)
 {
     uint64_t n = div_up(q->file_size, q->cluster_size);
     struct sync_range {
@@ -57,8 +57,10 @@ static int sync_note_tables(struct qcow2 *q, struct rhea_error *err)
         {q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits},
         {q->snapshots_offset, q->snapshots_length},
     };
-    int r = bitmap_init(&q->tables, n, err);
+    int r;
 
+    bitmap_finish(&q->tables);
+    r = bitmap_init(&q->tables, n, err);
     if (r < 0)
         return r;
     for (size_t i = 0; i < RHEA_ARRAY_SIZE(ranges); i++) {
@@ -168,7 +170,7 @@ int qcow2_write_begin(struct qcow2 *q, struct rhea_error *err)
     if (r == 0)
         r = qcow2_refs_load(q, err);
     if (r == 0)
-        r = sync_note_tables(q, err);
+        r = qcow2_note_tables(q, err);
     if (r == 0)
         r = bitmap_init(&q->l1_dirty, div_up(q->l1_size, 64) + 1, err);
     if (r == 0)
@@ -334,6 +336,28 @@ int qcow2_release(struct qcow2 *q, uint64_t cluster, uint64_t count, bool punch,
     q->releases[q->n_releases++] =
         (struct qcow2_release){cluster, count, punch};
     return 0;
+}
+
+/* Lowered refcounts are durable before what they freed is gone: the other way
+ * round they would count clusters past the end of the file. */
+int qcow2_cut_end(struct qcow2 *q, struct rhea_error *err)
+{
+    uint64_t end, size;
+    int r = qcow2_refs_write(q, err);
+
+    if (r == 0)
+        r = qcow2_refs_end(q, &end, err);
+    if (r == 0)
+        r = rhea_storage_size(q->f.storage, &size, err);
+    if (r < 0)
+        return qcow2_fail(q, r);
+    end <<= q->cluster_bits;
+    /* A block device cannot, and nobody depends on it. */
+    if (end < size && rhea_storage_truncate(q->f.storage, end, NULL) == 0) {
+        q->file_size = end;
+        q->fresh = end;
+    }
+    return qcow2_note_tables(q, err);
 }
 
 int qcow2_flush(struct rhea_format *f, struct rhea_error *err)

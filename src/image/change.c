@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/* Changes of a whole image: size, options, backing file, emptying it. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+
+#include "base/checked.h"
+#include "image/internal.h"
+
+/* Whether IMAGE may be changed, by an operation that its format HAS or not. */
+static int change_check(const struct rhea_image *image, bool has,
+                        const char *what, struct rhea_error *err)
+{
+    if (!(image->flags & RHEA_IMAGE_WRITE))
+        return rhea_error_set(err, EACCES, "'%s' is open for reading only",
+                              image->filename);
+    if (!has)
+        return rhea_error_set(err, ENOTSUP,
+                              "'%s' is a %s image, which cannot "
+                              "be %s",
+                              image->filename, image->format->ops->name, what);
+    return 0;
+}
+
+static int change_done(const struct rhea_image *image, int ret,
+                       struct rhea_error *err)
+{
+    if (ret < 0)
+        rhea_error_prefix(err, "'%s'", image->filename);
+    return ret;
+}
+
+int rhea_image_resize(struct rhea_image *image, const struct rhea_resize *how,
+                      struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    struct rhea_resize own = *how;
+    uint64_t old = rhea_image_size(image);
+    int ret = change_check(image, ops->resize, "resized", err);
+
+    if (ret)
+        return ret;
+    if (own.size > (INT64_MAX & ~(uint64_t)511))
+        return rhea_error_set(err, EFBIG,
+                              "'%s' cannot be made %" PRIu64 " bytes large",
+                              image->filename, own.size);
+    if (own.size < old && !own.shrink)
+        return rhea_error_set(err, EINVAL,
+                              "'%s' would lose what lies behind %" PRIu64
+                              " bytes; this must be asked for",
+                              image->filename, own.size);
+    if (image->backing && rhea_image_size(image->backing) > old)
+        own.hide_below = true;
+    return change_done(image, ops->resize(image->format, &own, err), err);
+}
+
+int rhea_image_amend(struct rhea_image *image,
+                     const struct rhea_option *options, size_t n, bool force,
+                     const struct rhea_progress *progress,
+                     struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = change_check(image, ops->amend, "amended", err);
+
+    if (ret)
+        return ret;
+    return change_done(
+        image, ops->amend(image->format, options, n, force, progress, err),
+        err);
+}
+
+int rhea_image_set_backing(struct rhea_image *image, const char *file,
+                           const char *format, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = change_check(image, ops->set_backing,
+                           "given another backing file", err);
+
+    if (ret)
+        return ret;
+    return change_done(image,
+                       ops->set_backing(image->format, file, format, err), err);
+}
+
+int rhea_image_make_empty(struct rhea_image *image, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = change_check(image, ops->make_empty, "emptied", err);
+
+    if (ret)
+        return ret;
+    return change_done(image, ops->make_empty(image->format, err), err);
+}

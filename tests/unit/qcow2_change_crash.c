@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Changes of a whole qcow2 image survive crashes: whatever reaches the disk,
+ * the image has no corruption, each sector holds what it held before the change
+ * or what it holds after it, and size and backing file are the old or the new
+ * ones. Once the change is complete, nothing is leaked.
+ */
+#include <errno.h>
+
+#include "qcow2_lib.h"
+#include "storage/crash.h"
+#include "storage/fault.h"
+#include "storage/record.h"
+
+#define SECTOR 512
+#define SIZE ((uint64_t)800 << 10)
+#define MOST ((uint64_t)4 << 20)
+
+static const char long_name[] =
+    "a/very/long/name/that/does/not/end/in/the/sector/in/which/it/begins/"
+    "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/"
+    "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/"
+    "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/"
+    "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/"
+    "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/"
+    "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789";
+
+static int empty(struct rhea_format *f)
+{
+    return f->ops->make_empty(f, &err);
+}
+
+static int other_backing(struct rhea_format *f)
+{
+    return f->ops->set_backing(f, "other", "qcow2", &err);
+}
+
+static int long_backing(struct rhea_format *f)
+{
+    return f->ops->set_backing(f, long_name, "qed", &err);
+}
+
+static int several_backings(struct rhea_format *f)
+{
+    int ret = f->ops->set_backing(f, long_name, "raw", &err);
+    if (ret == 0)
+        ret = f->ops->set_backing(f, long_name + 30, "qcow2", &err);
+    return ret;
+}
+
+static const struct change {
+    const char *name, *options;
+    int (*change)(struct rhea_format *f);
+    bool any_name; /* more than one name on the way */
+} changes[] = {
+    {"empty", "cluster_size=4096", empty, false},
+    {"empty", "cluster_size=512 refcount_bits=64", empty, false},
+    {"empty", "cluster_size=16384 extended_l2=on", empty, false},
+    {"empty", "cluster_size=4096 lazy_refcounts=on", empty, false},
+    {"empty", "cluster_size=4096 compat=0.10", empty, false},
+    {"other backing", "cluster_size=4096", other_backing, false},
+    {"other backing", "cluster_size=65536", other_backing, false},
+    {"long backing", "cluster_size=65536", long_backing, false},
+    {"long backing", "cluster_size=4096 compat=0.10", long_backing, false},
+    {"several backings", "cluster_size=65536", several_backings, true},
+    {"several backings", "cluster_size=4096", several_backings, true},
+};
+
+/* What a guest can see. */
+struct view {
+    uint64_t size;
+    char backing[1024];
+    uint8_t guest[MOST];
+};
+
+static bool look(struct rhea_format *f, struct view *v)
+{
+    struct rhea_format_info info;
+    f->ops->info(f, &info);
+    v->size = f->size;
+    snprintf(v->backing, sizeof(v->backing), "%s",
+             info.backing_file ? info.backing_file : "");
+    return CHECK(v->size <= MOST) &&
+           CHECK_OK(qcow2_read_over(f, v->guest, v->size, 0, 9), &err);
+}
+
+static int below_is_nines(void *opaque, uint64_t offset, void *buf, size_t len,
+                          struct rhea_error *e)
+{
+    (void)opaque;
+    (void)offset;
+    (void)e;
+    memset(buf, 9, len);
+    return 0;
+}
+
+/* Some of everything. */
+static struct rhea_storage *make(const struct change *c)
+{
+    static uint8_t bytes[64 << 10];
+    struct rhea_storage *s = qcow2_make(SIZE, c->options, "base");
+    struct rhea_format *f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
+    struct rhea_format_info info;
+    uint64_t random = 5;
+
+    f->below = below_is_nines;
+    f->ops->info(f, &info);
+    for (unsigned i = 0; i < 60; i++) {
+        uint64_t cluster = info.cluster_size;
+        uint64_t at = test_random(&random) % (SIZE / cluster) * cluster;
+        uint64_t len = RHEA_MIN(SIZE - at, i < 4 ? sizeof(bytes) : cluster);
+
+        memset(bytes, (int)(10 + i), sizeof(bytes));
+        if (i % 5 == 3)
+            CHECK_OK(f->ops->write_compressed(f, at, bytes, cluster, &err),
+                     &err);
+        else if (i % 5 == 4)
+            CHECK_OK(f->ops->write_zeroes(f, at, len, i % 2, &err), &err);
+        else
+            CHECK_OK(f->ops->write(f, at, bytes, len, &err), &err);
+    }
+    qcow2_close_ok(f);
+    return s;
+}
+
+static bool view_is_good(const struct change *c, const struct view *now,
+                         const struct view *before, const struct view *after)
+{
+    const struct view *sized = now->size == before->size ? before : after;
+    bool good = CHECK_EQ(now->size, sized->size) &&
+                CHECK(c->any_name || !strcmp(now->backing, before->backing) ||
+                      !strcmp(now->backing, after->backing));
+    for (uint64_t i = 0; good && i < now->size; i += SECTOR) {
+        good = (i < before->size &&
+                !memcmp(now->guest + i, before->guest + i, SECTOR)) ||
+               (i < after->size &&
+                !memcmp(now->guest + i, after->guest + i, SECTOR));
+        if (!CHECK(good))
+            printf("# the sector at %" PRIu64 " holds %u\n", i, now->guest[i]);
+    }
+    return good;
+}
+
+/* Also after it was opened for writing, which repairs what is marked so. */
+static bool state_is_good(const struct change *c, struct rhea_storage *state,
+                          const struct view *before, const struct view *after)
+{
+    static struct view now;
+    bool good = true;
+    for (unsigned pass = 0; pass < 2 && good; pass++) {
+        struct rhea_format *f =
+            qcow2_open_ok(state, pass ? RHEA_FORMAT_WRITE : 0);
+        struct rhea_format_info info;
+        f->below = below_is_nines;
+        f->ops->info(f, &info);
+        good = look(f, &now) && view_is_good(c, &now, before, after);
+        if (good && pass)
+            good = CHECK_OK(f->ops->write(f, 0, now.guest, SECTOR, &err), &err);
+        if (good && (pass || !info.dirty)) {
+            struct rhea_check check = qcow2_checked(f, 0);
+            good = CHECK_EQ(check.corruptions + check.errors, 0);
+        }
+        qcow2_close_ok(f);
+    }
+    return good;
+}
+
+static void note_all(struct rhea_storage *s, struct view *v, bool leaks)
+{
+    struct rhea_format *f = qcow2_open_ok(s, 0);
+    f->below = below_is_nines;
+    look(f, v);
+    struct rhea_check check = qcow2_checked(f, 0);
+    CHECK_EQ(check.corruptions + check.errors, 0);
+    CHECK(leaks || check.leaks == 0);
+    qcow2_close_ok(f);
+}
+
+static void crash_once(const struct change *c)
+{
+    static struct view before, after;
+    struct rhea_storage *s = make(c), *first, *recorder;
+    struct record_log log = {0};
+    struct crash_limits limits = {
+        .seed = 7, .subsets = 6, .torn = 2, .orders = 4};
+    struct crash_plan plan = {0};
+    struct crash crash = {0};
+
+    note_all(s, &before, false);
+    CHECK_OK(memory_snapshot(&first, s, &err), &err);
+    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    struct rhea_format *f = qcow2_open_ok(recorder, RHEA_FORMAT_WRITE);
+    f->below = below_is_nines;
+    CHECK_OK(c->change(f), &err);
+    qcow2_close_ok(f);
+    note_all(s, &after, false);
+
+    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
+    CHECK(plan.n_states > 3);
+    crash_plan_sample(&plan, 400, 7);
+    CHECK_OK(crash_init(&crash, first, &log, &err), &err);
+    for (size_t i = 0; i < plan.n_states; i++) {
+        struct rhea_storage *state;
+        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
+            break;
+        bool good = state_is_good(c, state, &before, &after);
+        rhea_storage_close(state);
+        if (!good) {
+            char text[100];
+            crash_describe(&plan.states[i], text, sizeof(text));
+            printf("# %s, %s: state %s\n", c->name, c->options, text);
+            break;
+        }
+    }
+    crash_finish(&crash);
+    crash_plan_finish(&plan);
+    rhea_storage_close(recorder);
+    rhea_storage_close(first);
+    record_log_finish(&log);
+}
+
+static void a_crash_leaves_the_old_or_the_new(void)
+{
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(changes); i++)
+        crash_once(&changes[i]);
+}
+
+/* The Nth call of CLASSES fails. Returns whether there was one. */
+static bool fault_once(const struct change *c, uint64_t at, unsigned classes)
+{
+    static struct view before, after;
+    struct rhea_storage *s = make(c), *keep, *done, *faulty;
+    struct fault_plan plan = {.classes = classes, .at = at, .code = EIO};
+    struct rhea_format *f;
+
+    note_all(s, &before, false);
+    CHECK_OK(memory_snapshot(&done, s, &err), &err);
+    f = qcow2_open_ok(done, RHEA_FORMAT_WRITE);
+    f->below = below_is_nines;
+    CHECK_OK(c->change(f), &err);
+    qcow2_close_ok(f);
+    note_all(done, &after, false);
+    rhea_storage_close(done);
+
+    CHECK_OK(fault_open(&faulty, s, &plan, &err), &err);
+    if (!rhea_format_open_over(qcow2_ops(), &f, faulty, RHEA_FORMAT_WRITE,
+                               &err)) {
+        f->below = below_is_nines;
+        (void)c->change(f);
+        (void)f->ops->close(f, &err);
+    }
+    bool hit = fault_hits(faulty) > 0;
+    CHECK_OK(memory_snapshot(&keep, s, &err), &err);
+    rhea_storage_close(faulty);
+    if (!state_is_good(c, keep, &before, &after)) {
+        printf("# %s, %s: fault at call %" PRIu64 " of 0x%x\n", c->name,
+               c->options, at, classes);
+        hit = false;
+    }
+    rhea_storage_close(keep);
+    return hit;
+}
+
+static void a_fault_leaves_the_old_or_the_new(void)
+{
+    static const unsigned classes[] = {FAULT_READ, FAULT_WRITE, FAULT_FLUSH};
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(changes); i++) {
+        for (size_t k = 0; k < RHEA_ARRAY_SIZE(classes); k++) {
+            uint64_t at = 1;
+            while (at < 40 && fault_once(&changes[i], at, classes[k]))
+                at++;
+        }
+    }
+}
+
+static void parts_of_the_header_that_nobody_knows_stay(void)
+{
+    struct rhea_storage *s = qcow2_make(SIZE, "cluster_size=65536", "base");
+    struct rhea_format_info info;
+    uint8_t area[600], ext[] = {0x12, 0x34, 0x56, 0x78, 0,   0, 0, 5,
+                                'h',  'e',  'l',  'l',  'o', 0, 0, 0};
+
+    /* The name moves, the new extension goes between the others and the end. */
+    CHECK_OK(rhea_storage_write(s, "base", 4, 600, &err), &err);
+    put_be64(s, 8, 600);
+    CHECK_OK(rhea_storage_write(s, ext, 16, 112 + 392, &err), &err);
+    CHECK_OK(rhea_storage_write(s, "\0\0\0\0\0\0\0\0", 8, 112 + 408, &err),
+             &err);
+    struct rhea_format *f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
+    f->ops->info(f, &info);
+    CHECK(info.extensions);
+    CHECK_OK(f->ops->set_backing(f, "other", "raw", &err), &err);
+    qcow2_close_ok(f);
+    CHECK_OK(rhea_storage_read(s, area, sizeof(area), 0, &err), &err);
+    CHECK(memmem(area, sizeof(area), ext, sizeof(ext)) != NULL);
+    rhea_storage_close(s);
+}
+
+int main(int argc, char **argv)
+{
+    test_init(argc, argv);
+    TEST(a_crash_leaves_the_old_or_the_new);
+    TEST(a_fault_leaves_the_old_or_the_new);
+    TEST(parts_of_the_header_that_nobody_knows_stay);
+    return test_finish();
+}
