@@ -8,7 +8,7 @@ MESON_OPTIONS ?=
 FUZZ_SECONDS ?= 600
 export FUZZ_SECONDS
 
-.PHONY: all build help demo check crash long fuzz bench lint format install clean
+.PHONY: all build help demo check tsan crash long fuzz bench lint format install clean
 
 all: build
 
@@ -16,6 +16,7 @@ help:
 	@echo "make                     build into $(BUILD)/"
 	@echo "make demo                convert a real image in place, and look at it"
 	@echo "make check               run the tests, plain and under sanitizers"
+	@echo "make tsan                run the tests of many threads, looking for races"
 	@echo "make crash               judge at least 20,000 crash states"
 	@echo "make long                all tests that take too long for make check"
 	@echo "make fuzz                fuzz each target for FUZZ_SECONDS=$(FUZZ_SECONDS)"
@@ -34,6 +35,9 @@ demo:
 
 check:
 	@scripts/check
+
+tsan:
+	@scripts/check --tsan
 
 crash: build
 	@scripts/install-deps check
@@ -66,4 +70,4 @@ install:
 	    $(if $(DESTDIR),--destdir=$(abspath $(DESTDIR)))
 
 clean:
-	rm -rf build build-asan build-fuzz build-clang
+	rm -rf build build-asan build-tsan build-fuzz build-clang

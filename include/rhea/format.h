@@ -261,6 +261,14 @@ struct rhea_format_ops {
     int (*map)(struct rhea_format *f, uint64_t offset, uint64_t len,
                struct rhea_extent *extent, struct rhea_error *err);
 
+    /* As map, and where the extent is DATA its host range is given to nobody
+     * else until release is called, which the same thread does before it calls
+     * anything else of this format. NULL: while the image is open, clusters
+     * that were given back are not used again. */
+    int (*map_hold)(struct rhea_format *f, uint64_t offset, uint64_t len,
+                    struct rhea_extent *extent, struct rhea_error *err);
+    void (*release)(struct rhea_format *f);
+
     /* Decode guest bytes inside one COMPRESSED or ENCRYPTED extent. NULL: has
      * none. */
     int (*read)(struct rhea_format *f, uint64_t offset, void *buf, size_t len,

@@ -38,10 +38,10 @@ static int io_check_write(const struct rhea_image *image, uint64_t offset,
 }
 
 static int io_map(struct rhea_image *image, uint64_t offset, uint64_t len,
-                  struct rhea_extent *x, struct rhea_error *err)
+                  bool hold, struct rhea_extent *x, struct rhea_error *err)
 {
     struct rhea_format *f = image->format;
-    int ret = f->ops->map(f, offset, len, x, err);
+    int ret = (hold ? f->ops->map_hold : f->ops->map)(f, offset, len, x, err);
     if (ret)
         rhea_error_prefix(err, "'%s'", image->filename);
     return ret;
@@ -76,13 +76,18 @@ static int io_read(struct rhea_image *image, uint8_t *buf, size_t len,
     /* A raw file's holes need not be looked for to be read. */
     if (image->is_raw)
         return rhea_storage_read_padded(image->storage, buf, len, offset, err);
+    /* Others may give clusters back while we read them. */
+    const struct rhea_format_ops *ops = image->format->ops;
+    bool hold = ops->map_hold && (image->flags & RHEA_IMAGE_WRITE);
     while (len) {
         struct rhea_extent x;
-        int ret = io_map(image, offset, len, &x, err);
+        int ret = io_map(image, offset, len, hold, &x, err);
         if (ret)
             return ret;
         size_t n = (size_t)RHEA_MIN(len, x.length);
         ret = io_read_extent(image, &x, buf, n, offset, err);
+        if (hold && x.kind == RHEA_EXTENT_DATA)
+            ops->release(image->format);
         if (ret)
             return ret;
         buf += n;
@@ -209,7 +214,7 @@ int rhea_image_map_above(struct rhea_image *image, struct rhea_image *end,
         };
         if (image == end)
             return 0;
-        ret = io_map(image, offset, len, &extent->extent, err);
+        ret = io_map(image, offset, len, false, &extent->extent, err);
         if (ret)
             return ret;
         struct rhea_image *below = image->backing;

@@ -350,3 +350,23 @@ int qcow2_map(struct rhea_format *f, uint64_t offset, uint64_t len,
     RHEA_LOCKED(&q->lock);
     return qcow2_map_locked(q, offset, len, extent, err);
 }
+
+/* The data lock is taken while LOCK is held, so that nothing can become free
+ * between the look at the tables and the holding. */
+int qcow2_map_hold(struct rhea_format *f, uint64_t offset, uint64_t len,
+                   struct rhea_extent *extent, struct rhea_error *err)
+{
+    struct qcow2 *q = qcow2_of(f);
+    int r;
+
+    RHEA_LOCKED(&q->lock);
+    r = qcow2_map_locked(q, offset, len, extent, err);
+    if (r == 0 && extent->kind == RHEA_EXTENT_DATA)
+        pthread_rwlock_rdlock(&q->data);
+    return r;
+}
+
+void qcow2_map_release(struct rhea_format *f)
+{
+    pthread_rwlock_unlock(&qcow2_of(f)->data);
+}

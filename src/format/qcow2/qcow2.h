@@ -334,6 +334,9 @@ int qcow2_map_locked(struct qcow2 *q, uint64_t offset, uint64_t len,
                      struct rhea_extent *extent, struct rhea_error *err);
 int qcow2_map(struct rhea_format *f, uint64_t offset, uint64_t len,
               struct rhea_extent *extent, struct rhea_error *err);
+int qcow2_map_hold(struct rhea_format *f, uint64_t offset, uint64_t len,
+                   struct rhea_extent *extent, struct rhea_error *err);
+void qcow2_map_release(struct rhea_format *f);
 /* Refuse guest data that is encrypted or lies in another file. */
 int qcow2_data_refuse(const struct qcow2 *q, struct rhea_error *err);
 
