@@ -63,6 +63,47 @@ RHEA_API int rhea_convert_check_target(struct rhea_image *source,
                                        const char *filename,
                                        struct rhea_error *err);
 
+struct rhea_commit_options {
+    uint64_t rate; /* bytes a second; 0: as fast as it goes */
+    bool empty;    /* unallocate everything in the top image afterwards, where
+                      its format can */
+    const struct rhea_progress *progress; /* bytes of the guest */
+};
+
+/*
+ * Write what TOP and the images between have into BASE, which is below TOP in
+ * its chain; BASE grows where TOP is larger. Both are open for writing (see
+ * rhea_image_allow_write). Durable when it returns. What the guest sees of TOP
+ * is the same at every moment, also when it fails, is cancelled (-ECANCELED) or
+ * crashes, and doing it again then completes it. Images between TOP and BASE
+ * are useless afterwards, but through TOP.
+ */
+RHEA_API int rhea_convert_commit(struct rhea_image *top,
+                                 struct rhea_image *base,
+                                 const struct rhea_commit_options *options,
+                                 struct rhea_error *err);
+
+struct rhea_rebase_options {
+    const char *file;   /* what the header is to say; NULL: no backing file */
+    const char *format; /* NULL: unstated */
+    bool unsafe;        /* only change the header, whatever that shows */
+    bool compress;      /* what must be copied */
+    const struct rhea_progress *progress; /* bytes of the guest */
+};
+
+/*
+ * Let IMAGE, which is open for writing, have BACKING (NULL: none) as its
+ * backing image, without a change of what the guest sees: where both differ,
+ * IMAGE takes the bytes from its present one. That holds at every moment, also
+ * when it fails, is cancelled (-ECANCELED) or crashes. IMAGE is then to be
+ * closed: it still reads through its old chain. Unsafe, BACKING is not looked
+ * at.
+ */
+RHEA_API int rhea_convert_rebase(struct rhea_image *image,
+                                 struct rhea_image *backing,
+                                 const struct rhea_rebase_options *options,
+                                 struct rhea_error *err);
+
 #ifdef __cplusplus
 }
 #endif

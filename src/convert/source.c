@@ -13,7 +13,7 @@ enum {
     SOURCE_MIN_HOLE = 64 << 10,
 };
 
-static bool source_same_file(struct rhea_image *a, struct rhea_image *b)
+bool convert_same_file(struct rhea_image *a, struct rhea_image *b)
 {
     uint64_t size, device_a, inode_a, device_b, inode_b;
 
@@ -32,7 +32,7 @@ static void source_find_shared(struct convert_source *s)
 
     while ((image = rhea_image_backing(image))) {
         depth++;
-        if (source_same_file(image, s->backing)) {
+        if (convert_same_file(image, s->backing)) {
             s->shared_depth = depth;
             s->shared_limit = limit;
             return;

@@ -49,6 +49,14 @@ int convert_source_map(struct convert_source *s, uint64_t offset, uint64_t len,
 /* Name IMAGE in ERR, where that does not do so yet. Returns RET. */
 int convert_blame(int ret, struct rhea_image *image, struct rhea_error *err);
 
+/* Make [offset, offset + len) read as zeroes whatever backing image IMAGE gets:
+ * nothing of it stays unallocated. */
+int convert_write_zeroes(struct rhea_image *image, uint64_t offset,
+                         uint64_t len, struct rhea_error *err);
+
+/* Whether both are the same file, read the same way. */
+bool convert_same_file(struct rhea_image *a, struct rhea_image *b);
+
 /* Read; what pads an image to a multiple of 512 bytes reads as zeroes. */
 int convert_source_read(struct convert_source *s, void *buf, size_t len,
                         uint64_t offset, struct rhea_error *err);

@@ -100,7 +100,14 @@ void tool_progress_report(void *progress, const char *phase, uint64_t done,
 /* End the line, at 100 percent where COMPLETE. */
 void tool_progress_finish(struct tool_progress *p, bool complete);
 
-/* signals.c: from here on SIGINT, SIGTERM and SIGHUP only set a flag. */
+/* signals.c */
+
+/* From here on SIGUSR1 makes the next report of progress a line on standard
+ * error, where none is shown anyway. */
+void tool_signals_progress(void);
+/* Whether it came since the last call. */
+bool tool_signals_progress_asked(void);
+/* From here on SIGINT, SIGTERM and SIGHUP only set a flag. */
 void tool_signals_catch(void);
 /* The signal that came, 0: none. */
 int tool_signals_caught(void);

@@ -30,8 +30,11 @@ void tool_progress_report(void *progress, const char *phase, uint64_t done,
     struct tool_progress *p = progress;
     double percent = total ? 100.0 * (double)done / (double)total : 0;
 
-    if (!p->enabled)
+    if (!p->enabled) {
+        if (tool_signals_progress_asked())
+            fprintf(stderr, "    (%.2f/100%%)\n", percent);
         return;
+    }
     if (!p->phase || (p->phases && strcmp(phase, p->phase))) {
         tool_progress_finish(p, true);
         p->phase = phase;

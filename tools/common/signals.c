@@ -4,12 +4,39 @@
 #include "base/checked.h"
 #include "common/common.h"
 
-static volatile sig_atomic_t signals_caught;
+static volatile sig_atomic_t signals_caught, signals_asked;
 
 static void signals_note(int number)
 {
     if (!signals_caught)
         signals_caught = number;
+}
+
+static void signals_ask(int number)
+{
+    (void)number;
+    signals_asked = 1;
+}
+
+void tool_signals_progress(void)
+{
+    struct sigaction action = {.sa_handler = signals_ask};
+    sigset_t set;
+
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGUSR1, &action, NULL);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+bool tool_signals_progress_asked(void)
+{
+    bool asked = signals_asked;
+
+    signals_asked = 0;
+    return asked;
 }
 
 void tool_signals_catch(void)

@@ -5,10 +5,14 @@
 #include "base/checked.h"
 #include "tool.h"
 
+/* clang-format off: a line each, in the order in which they are listed */
 static const struct tool_command *const main_commands[] = {
-    &tool_check,  &tool_compare, &tool_convert, &tool_convert_inplace,
-    &tool_create, &tool_info,    &tool_map,
+    &tool_bench,   &tool_check,   &tool_commit,
+    &tool_compare, &tool_convert, &tool_convert_inplace,
+    &tool_create,  &tool_dd,      &tool_info,
+    &tool_map,     &tool_rebase,
 };
+/* clang-format on */
 
 int tool_usage(const struct tool_command *command, const char *fmt, ...)
 {
@@ -120,5 +124,6 @@ int main(int argc, char **argv)
     if (!command)
         return main_unknown(name);
     opterr = 0;
+    tool_signals_progress();
     return command->run(argc - 1, argv + 1);
 }

@@ -19,8 +19,17 @@ struct tool_command {
     int usage_code;
 };
 
-extern const struct tool_command tool_check, tool_compare, tool_convert,
-    tool_convert_inplace, tool_create, tool_info, tool_map;
+extern const struct tool_command tool_bench;
+extern const struct tool_command tool_check;
+extern const struct tool_command tool_commit;
+extern const struct tool_command tool_compare;
+extern const struct tool_command tool_convert;
+extern const struct tool_command tool_convert_inplace;
+extern const struct tool_command tool_create;
+extern const struct tool_command tool_dd;
+extern const struct tool_command tool_info;
+extern const struct tool_command tool_map;
+extern const struct tool_command tool_rebase;
 
 /* Numbers for long options that have no letter. */
 enum {
@@ -29,6 +38,12 @@ enum {
     TOOL_OPT_TARGET_IS_ZERO,
     TOOL_OPT_JSON,
     TOOL_OPT_ALLOW_LOSS,
+    TOOL_OPT_OBJECT,
+    TOOL_OPT_IMAGE_OPTS,
+    TOOL_OPT_SALVAGE,
+    TOOL_OPT_FLUSH_INTERVAL,
+    TOOL_OPT_NO_DRAIN,
+    TOOL_OPT_PATTERN,
     TOOL_OPT_UNSUPPORTED, /* qemu-img has it, this program does not */
 };
 

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Commit: what an image and those between it and BASE have is written into
+ * BASE.
+ *
+ * What the guest sees through the top image is the same at every moment: all
+ * that is written into BASE is what the images above it have, and so hide. The
+ * order is: where BASE is to grow over a longer backing image, zeroes in the
+ * top image, which BASE's new part does not show yet; BASE's size; its data;
+ * BASE is flushed; only then is the top image emptied. After a crash the same
+ * command does all of it again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rhea/convert.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "convert/rate.h"
+#include "convert/source.h"
+
+enum { COMMIT_PIECE = 2 << 20, COMMIT_ALIGN = 4096 };
+
+struct commit {
+    struct rhea_image *top, *base;
+    const struct rhea_commit_options *options;
+    struct rate rate;
+    unsigned char *buf;
+};
+
+static bool commit_stopped(void *opaque)
+{
+    const struct commit *c = opaque;
+
+    return rhea_progress_cancelled(c->options->progress);
+}
+
+/* The largest size below IMAGE: no byte past it comes from there. */
+static uint64_t commit_backing_end(struct rhea_image *image)
+{
+    struct rhea_image *below = rhea_image_backing(image);
+
+    return below ? rhea_image_size(below) : 0;
+}
+
+/* Where the images above BASE leave [offset, end) to it, say in the top image
+ * that it reads as zeroes. */
+static int commit_pin_zeroes(struct commit *c, uint64_t offset, uint64_t end,
+                             struct rhea_error *err)
+{
+    struct rhea_image_extent e;
+    int ret = 0;
+
+    for (; offset < end && ret == 0; offset += e.extent.length) {
+        ret = rhea_image_map(c->top, offset, end - offset, &e, err);
+        if (ret == 0 && e.extent.kind == RHEA_EXTENT_UNALLOCATED)
+            ret = convert_write_zeroes(c->top, offset, e.extent.length, err);
+    }
+    if (ret == 0)
+        ret = rhea_image_flush(c->top, err);
+    return convert_blame(ret, c->top, err);
+}
+
+/* Make BASE as large as the top image. */
+static int commit_grow(struct commit *c, struct rhea_error *err)
+{
+    struct rhea_format *format = rhea_image_format(c->base);
+    struct rhea_resize how = {.size = rhea_image_size(c->top)};
+    uint64_t old = rhea_image_size(c->base);
+    uint64_t shown = RHEA_MIN(how.size, commit_backing_end(c->base));
+    int ret = 0;
+
+    if (old >= how.size)
+        return 0;
+    if (!format->ops->resize)
+        return convert_blame(
+            rhea_error_set(err, ENOTSUP,
+                           "it is smaller than the image to be committed, and "
+                           "%s images cannot be resized",
+                           format->ops->name),
+            c->base, err);
+    if (shown > old)
+        ret = commit_pin_zeroes(c, old, shown, err);
+    if (ret < 0)
+        return ret;
+    ret = format->ops->resize(format, &how, err);
+    if (ret == 0 && shown > old)
+        ret = convert_write_zeroes(c->base, old, shown - old, err);
+    return convert_blame(ret, c->base, err);
+}
+
+static int commit_data(struct commit *c, uint64_t offset, uint64_t length,
+                       struct rhea_error *err)
+{
+    uint64_t end = offset + length;
+    int ret = 0;
+
+    while (offset < end && ret == 0) {
+        size_t n = (size_t)RHEA_MIN(COMMIT_PIECE - offset % COMMIT_PIECE,
+                                    end - offset);
+
+        rate_wait(&c->rate, n, commit_stopped, c);
+        if (commit_stopped(c))
+            return rhea_error_set(err, ECANCELED, "stopped");
+        ret = rhea_image_read(c->top, c->buf, n, offset, err);
+        if (ret < 0)
+            return convert_blame(ret, c->top, err);
+        ret = rhea_image_write(c->base, c->buf, n, offset, err);
+        offset += n;
+        rhea_progress_report(c->options->progress, "committing", offset,
+                             rhea_image_size(c->top));
+    }
+    return convert_blame(ret, c->base, err);
+}
+
+/* One run; moves *OFFSET past it. */
+static int commit_run(struct commit *c, uint64_t *offset,
+                      struct rhea_error *err)
+{
+    uint64_t at = *offset, length;
+    struct rhea_image_extent e;
+    int ret = rhea_image_map_above(c->top, c->base, at,
+                                   rhea_image_size(c->top) - at, &e, err);
+
+    if (ret < 0)
+        return convert_blame(ret, c->top, err);
+    length = e.extent.length;
+    *offset += length;
+    if (e.image == c->base)
+        return 0;
+    if (e.extent.kind != RHEA_EXTENT_ZERO &&
+        e.extent.kind != RHEA_EXTENT_UNALLOCATED)
+        return commit_data(c, at, length, err);
+    ret = rhea_image_write_zeroes(c->base, at, length, true, err);
+    return convert_blame(ret, c->base, err);
+}
+
+static int commit_copy(struct commit *c, struct rhea_error *err)
+{
+    uint64_t size = rhea_image_size(c->top), offset = 0;
+    int ret = commit_grow(c, err);
+
+    while (ret == 0 && offset < size) {
+        if (commit_stopped(c))
+            return rhea_error_set(err, ECANCELED, "stopped");
+        ret = commit_run(c, &offset, err);
+        rhea_progress_report(c->options->progress, "committing", offset, size);
+    }
+    if (ret == 0)
+        ret = convert_blame(rhea_image_flush(c->base, err), c->base, err);
+    return ret;
+}
+
+static bool commit_is_below(struct rhea_image *top, struct rhea_image *base)
+{
+    while ((top = rhea_image_backing(top))) {
+        if (top == base)
+            return true;
+    }
+    return false;
+}
+
+int rhea_convert_commit(struct rhea_image *top, struct rhea_image *base,
+                        const struct rhea_commit_options *options,
+                        struct rhea_error *err)
+{
+    struct commit c = {.top = top, .base = base, .options = options};
+    struct rhea_format *format = rhea_image_format(top);
+    int ret;
+
+    if (!commit_is_below(top, base))
+        return rhea_error_set(err, EINVAL, "%s is not a backing image of %s",
+                              rhea_image_filename(base),
+                              rhea_image_filename(top));
+    c.buf = aligned_alloc(COMMIT_ALIGN, COMMIT_PIECE);
+    if (!c.buf)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    rate_init(&c.rate, options->rate);
+    ret = commit_copy(&c, err);
+    free(c.buf);
+    if (ret == 0 && options->empty && format->ops->make_empty)
+        ret = convert_blame(format->ops->make_empty(format, err), top, err);
+    return ret;
+}
