@@ -24,6 +24,8 @@ enum {
     RHEA_IMAGE_NO_LOCK = 1 << 3,    /* `-U`: even if in use (read only) */
     RHEA_IMAGE_EXCLUSIVE = 1 << 4,  /* share with nobody, not even readers */
     RHEA_IMAGE_DIRECT = 1 << 5,
+    RHEA_IMAGE_NO_IO = 1 << 6, /* guest bytes will not be asked for, see
+                                  RHEA_FORMAT_NO_IO; also below */
 };
 
 /* The most images one chain may have. */

@@ -20,11 +20,11 @@ void luks_facts(const struct luks *l, bool format, struct rhea_facts *facts)
     rhea_facts_string(facts, "hash alg", "hash-alg", l->hash->name);
     rhea_facts_string(facts, "cipher alg", "cipher-alg", l->kind.alg->name);
     rhea_facts_string(facts, "uuid", "uuid", l->uuid);
-    if (format)
-        rhea_facts_string(facts, "format", "format", "luks");
     if (l->kind.ivgen == CRYPTO_ESSIV)
         rhea_facts_string(facts, "ivgen hash alg", "ivgen-hash-alg",
                           l->kind.ivgen_hash->name);
+    if (format)
+        rhea_facts_string(facts, "format", "format", "luks");
     rhea_facts_string(facts, "cipher mode", "cipher-mode",
                       crypto_mode_name(l->kind.mode));
     rhea_facts_list(facts, "slots", "slots");

@@ -79,7 +79,8 @@ static int open_format(struct rhea_image *image, const char *format,
     }
 
     unsigned flags = (image->flags & RHEA_IMAGE_WRITE ? RHEA_FORMAT_WRITE : 0) |
-                     (image->flags & RHEA_IMAGE_CHECK ? RHEA_FORMAT_CHECK : 0);
+                     (image->flags & RHEA_IMAGE_CHECK ? RHEA_FORMAT_CHECK : 0) |
+                     (image->flags & RHEA_IMAGE_NO_IO ? RHEA_FORMAT_NO_IO : 0);
     struct rhea_format_open how = {.storage = image->storage, .flags = flags};
     ret = ops->open(&image->format, &how, err);
     if (ret)
@@ -178,7 +179,8 @@ static int open_below(struct rhea_image *top, struct rhea_image *last,
         image_name_combine(last->filename, info.backing_file);
     if (!name)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    unsigned flags = top->flags & (RHEA_IMAGE_NO_LOCK | RHEA_IMAGE_DIRECT);
+    unsigned flags = top->flags & (RHEA_IMAGE_NO_LOCK | RHEA_IMAGE_DIRECT |
+                                   RHEA_IMAGE_NO_IO);
     int ret =
         open_file(&last->backing, name, info.backing_format, flags, top, err);
     if (ret)

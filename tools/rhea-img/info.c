@@ -238,7 +238,8 @@ static int info_one(const struct info_arguments *a, const char *filename,
                     const char *format, struct info_seen *seen, json_t *array,
                     char **next, char **next_format)
 {
-    unsigned flags = RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_CHECK;
+    unsigned flags =
+        RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_CHECK | RHEA_IMAGE_NO_IO;
     struct rhea_image *image;
     struct rhea_error err;
     struct info_view v;
