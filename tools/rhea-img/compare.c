@@ -13,8 +13,8 @@ enum {
     COMPARE_MAP_FAILED = 3,
     COMPARE_READ_FAILED = 4,
 
-    COMPARE_CHUNK = 2 << 20,
-    COMPARE_SECTOR = 512, /* differences are told by sector */
+    COMPARE_CHUNK = 256 << 10, /* stays in a cache */
+    COMPARE_SECTOR = 512,      /* differences are told by sector */
 };
 
 struct compare_side {
@@ -197,7 +197,7 @@ static int compare_open(struct compare *c, struct compare_side *s)
 {
     struct rhea_error err;
 
-    s->buf = malloc(COMPARE_CHUNK);
+    s->buf = aligned_alloc(4096, COMPARE_CHUNK);
     if (!s->buf) {
         tool_error("out of memory");
         return COMPARE_OPEN_FAILED;

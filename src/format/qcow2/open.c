@@ -25,6 +25,7 @@ static void open_release(struct qcow2 *q)
     qcow2_cache_finish(&q->l2);
     qcow2_refs_finish(q);
     qcow2_z_forget(q);
+    qcow2_compressors_finish(q);
     bitmap_finish(&q->tables);
     bitmap_finish(&q->l1_dirty);
     free(q->releases);

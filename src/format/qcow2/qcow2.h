@@ -21,7 +21,7 @@
  *   data      held for reading while data moves to or from host clusters that
  *             were looked up under LOCK, and taken while LOCK is held; held for
  *             writing (under LOCK) while freed clusters become free to use
- *   z.lock    the decompressed clusters
+ *   z.lock    the decompressed clusters, and idle compressors
  */
 #ifndef RHEA_FORMAT_QCOW2_H
 #define RHEA_FORMAT_QCOW2_H
@@ -244,6 +244,7 @@ struct qcow2 {
         struct qcow2_decompressed slot[QCOW2_Z_CACHE];
         unsigned n_slots;
         uint64_t clock;
+        struct qcow2_compressor *idle;
     } z;
 };
 
@@ -344,6 +345,7 @@ int qcow2_data_refuse(const struct qcow2 *q, struct rhea_error *err);
 int qcow2_read(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
                struct rhea_error *err);
 void qcow2_z_forget(struct qcow2 *q);
+void qcow2_compressors_finish(struct qcow2 *q);
 int qcow2_write_compressed(struct rhea_format *f, uint64_t offset,
                            const void *buf, size_t len, struct rhea_error *err);
 
