@@ -291,6 +291,7 @@ const struct rhea_format_ops rhea_format_qed = {
     .check = qed_check,
     .walk = qed_walk,
     .create = qed_create,
+    .resize = qed_resize,
     .set_backing = qed_set_backing,
     .make_empty = qed_make_empty,
 };

@@ -188,5 +188,7 @@ int qed_create(struct rhea_storage *storage, const struct rhea_create *how,
 int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
                     struct rhea_error *err);
 int qed_make_empty(struct rhea_format *f, struct rhea_error *err);
+int qed_resize(struct rhea_format *f, const struct rhea_resize *how,
+               struct rhea_error *err);
 
 #endif

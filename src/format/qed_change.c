@@ -149,3 +149,71 @@ int qed_make_empty(struct rhea_format *f, struct rhea_error *err)
     }
     return ret;
 }
+
+/* What must not show between the old end and the new one; the size is the new
+ * one already, in memory. */
+static int change_zero_new(struct qed *q, uint64_t old, bool hide_below,
+                           struct rhea_error *err)
+{
+    uint64_t end = RHEA_MIN(align_up(old, q->cluster_size), q->base.size);
+    struct rhea_extent x;
+    int ret = 0;
+    if (end > old) {
+        ret = qed_map(&q->base, old, end - old, &x, err);
+        if (!ret && x.kind == RHEA_EXTENT_DATA)
+            ret = qed_write_zeroes(&q->base, old, end - old, false, err);
+    }
+    if (!ret && hide_below)
+        ret = qed_write_zeroes(&q->base, old, q->base.size - old, false, err);
+    return ret ? ret : qed_flush(&q->base, err);
+}
+
+static int change_check_size(const struct qed *q, const struct rhea_resize *how,
+                             struct rhea_error *err)
+{
+    unsigned shift = q->cluster_bits + q->entry_bits;
+    if (how->preallocation && strcmp(how->preallocation, "off") != 0)
+        return rhea_error_set(err, ENOTSUP,
+                              "QED knows no preallocation, such as '%s'",
+                              how->preallocation);
+    if (how->size < q->base.size)
+        return rhea_error_set(err, ENOTSUP, "a QED image cannot shrink");
+    if (how->size % SECTOR)
+        return rhea_error_set(err, EINVAL,
+                              "the size must be a multiple of 512 bytes");
+    if (how->size > INT64_MAX ||
+        (how->size && (how->size - 1) >> shift >> q->entry_bits))
+        return rhea_error_set(err, EFBIG,
+                              "%" PRIu64 " bytes are more than a QED image "
+                              "with these clusters and tables can hold",
+                              how->size);
+    return 0;
+}
+
+int qed_resize(struct rhea_format *f, const struct rhea_resize *how,
+               struct rhea_error *err)
+{
+    struct qed *q = (struct qed *)f;
+    uint64_t old = f->size;
+    uint8_t field[8];
+    int ret = change_check_size(q, how, err);
+    if (ret)
+        return ret;
+    pthread_mutex_lock(&q->lock);
+    ret = change_begin(q, err);
+    pthread_mutex_unlock(&q->lock);
+    if (ret || how->size == old)
+        return ret;
+    f->size = how->size;
+    ret = change_zero_new(q, old, how->hide_below, err);
+    if (!ret) {
+        RHEA_LOCKED(&q->lock);
+        store_le64(field, how->size);
+        ret = change_end(
+            q, rhea_storage_write(f->storage, field, 8, QED_H_IMAGE_SIZE, err),
+            err);
+    }
+    if (ret)
+        f->size = old;
+    return ret;
+}

@@ -168,14 +168,14 @@ static int raw_flush(struct rhea_format *f, struct rhea_error *err)
     return rhea_storage_flush(f->storage, err);
 }
 
-/* Zeroes that are really written. */
-static int raw_fill(struct rhea_storage *storage, uint64_t size,
+/* Zeroes that are really written, from FROM on. */
+static int raw_fill(struct rhea_storage *storage, uint64_t from, uint64_t size,
                     struct rhea_error *err)
 {
     RHEA_AUTO_FREE void *zeroes = calloc(1, RAW_FILL);
     if (!zeroes)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    for (uint64_t at = 0; at < size; at += RAW_FILL) {
+    for (uint64_t at = from; at < size; at += RAW_FILL) {
         int ret = rhea_storage_write(
             storage, zeroes, (size_t)RHEA_MIN(size - at, RAW_FILL), at, err);
         if (ret)
@@ -210,7 +210,7 @@ static int raw_create(struct rhea_storage *storage,
     uint64_t size = align_up(how->size, RAW_SECTOR);
     int ret = 0;
     if (full)
-        ret = raw_fill(storage, size, err);
+        ret = raw_fill(storage, 0, size, err);
     else if (falloc && size)
         ret = rhea_storage_allocate(storage, 0, size, err);
     else
@@ -218,6 +218,40 @@ static int raw_create(struct rhea_storage *storage,
     if (!ret)
         ret = rhea_storage_flush(storage, err);
     return ret;
+}
+
+/* There are no tables: the file's size is the image's. */
+static int raw_resize(struct rhea_format *f, const struct rhea_resize *how,
+                      struct rhea_error *err)
+{
+    const char *mode = how->preallocation ? how->preallocation : "off";
+    bool full = strcmp(mode, "full") == 0, falloc = strcmp(mode, "falloc") == 0;
+    uint64_t old;
+    if (!full && !falloc && strcmp(mode, "off") != 0)
+        return rhea_error_set(err, ENOTSUP,
+                              "preallocation of a raw image is 'off', 'falloc' "
+                              "or 'full', not '%s'",
+                              mode);
+    int ret = rhea_storage_size(f->storage, &old, err);
+    if (ret)
+        return ret;
+    if (how->size < f->size && !how->shrink)
+        return rhea_error_set(err, EINVAL,
+                              "the image would lose what lies behind its new "
+                              "end");
+    if (falloc && how->size > old)
+        ret = rhea_storage_allocate(f->storage, old, how->size - old, err);
+    else if (full && how->size > old)
+        ret = raw_fill(f->storage, old, how->size, err);
+    else
+        ret = rhea_storage_truncate(f->storage, how->size, err);
+    if (ret) {
+        if (how->size > old)
+            (void)rhea_storage_truncate(f->storage, old, NULL);
+        return ret;
+    }
+    f->size = align_up(how->size, RAW_SECTOR);
+    return rhea_storage_flush(f->storage, err);
 }
 
 static const struct rhea_option_help raw_options[] = {
@@ -239,4 +273,5 @@ const struct rhea_format_ops rhea_format_raw = {
     .write_zeroes = raw_write_zeroes,
     .flush = raw_flush,
     .create = raw_create,
+    .resize = raw_resize,
 };

@@ -48,6 +48,41 @@ static int several_backings(struct rhea_format *f)
     return ret;
 }
 
+static int resize(struct rhea_format *f, uint64_t size, const char *mode,
+                  bool hide)
+{
+    struct rhea_resize how = {.size = size,
+                              .preallocation = mode,
+                              .shrink = size < SIZE,
+                              .hide_below = hide};
+    return f->ops->resize(f, &how, &err);
+}
+
+static int grow(struct rhea_format *f)
+{
+    return resize(f, MOST, "off", false);
+}
+
+static int grow_over(struct rhea_format *f)
+{
+    return resize(f, MOST - 512, NULL, true);
+}
+
+static int grow_metadata(struct rhea_format *f)
+{
+    return resize(f, MOST - 1024, "metadata", false);
+}
+
+static int grow_full(struct rhea_format *f)
+{
+    return resize(f, SIZE * 2, "full", true);
+}
+
+static int shrink(struct rhea_format *f)
+{
+    return resize(f, 99 << 10, NULL, false);
+}
+
 static const struct change {
     const char *name, *options;
     int (*change)(struct rhea_format *f);
@@ -64,6 +99,24 @@ static const struct change {
     {"long backing", "cluster_size=4096 compat=0.10", long_backing, false},
     {"several backings", "cluster_size=65536", several_backings, true},
     {"several backings", "cluster_size=4096", several_backings, true},
+    {"grow", "cluster_size=512", grow, false},
+    {"grow", "cluster_size=4096", grow, false},
+    {"grow", "cluster_size=512 compat=0.10", grow, false},
+    {"grow over", "cluster_size=512", grow_over, false},
+    {"grow over", "cluster_size=16384 extended_l2=on", grow_over, false},
+    {"grow metadata", "cluster_size=4096", grow_metadata, false},
+    {"grow metadata", "cluster_size=512 refcount_bits=64", grow_metadata,
+     false},
+    {"grow metadata", "cluster_size=16384 extended_l2=on", grow_metadata,
+     false},
+    {"grow full", "cluster_size=4096", grow_full, false},
+    {"grow full", "cluster_size=512 lazy_refcounts=on", grow_full, false},
+    {"grow full", "cluster_size=16384 extended_l2=on", grow_full, false},
+    {"shrink", "cluster_size=512", shrink, false},
+    {"shrink", "cluster_size=4096", shrink, false},
+    {"shrink", "cluster_size=4096 lazy_refcounts=on", shrink, false},
+    {"shrink", "cluster_size=512 refcount_bits=64", shrink, false},
+    {"shrink", "cluster_size=16384 extended_l2=on", shrink, false},
 };
 
 /* What a guest can see. */
@@ -273,6 +326,27 @@ static void a_fault_leaves_the_old_or_the_new(void)
     }
 }
 
+static void what_was_cut_off_never_shows(void)
+{
+    static struct view before, after;
+    const struct change c = {"", "cluster_size=4096", NULL, false};
+    struct rhea_storage *s = make(&c);
+    uint64_t cut = (99 << 10) + 512;
+
+    note_all(s, &before, false);
+    struct rhea_format *f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
+    f->below = below_is_nines;
+    CHECK_OK(resize(f, cut, NULL, false), &err);
+    CHECK_OK(resize(f, SIZE, NULL, true), &err);
+    qcow2_close_ok(f);
+    note_all(s, &after, false);
+    CHECK(!memcmp(before.guest, after.guest, cut));
+    for (uint64_t i = cut; i < SIZE; i++)
+        if (!CHECK_EQ(after.guest[i], 0))
+            break;
+    rhea_storage_close(s);
+}
+
 static void parts_of_the_header_that_nobody_knows_stay(void)
 {
     struct rhea_storage *s = qcow2_make(SIZE, "cluster_size=65536", "base");
@@ -301,6 +375,7 @@ int main(int argc, char **argv)
     test_init(argc, argv);
     TEST(a_crash_leaves_the_old_or_the_new);
     TEST(a_fault_leaves_the_old_or_the_new);
+    TEST(what_was_cut_off_never_shows);
     TEST(parts_of_the_header_that_nobody_knows_stay);
     return test_finish();
 }

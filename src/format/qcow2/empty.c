@@ -36,7 +36,7 @@ static int empty_table(struct qcow2 *q, uint32_t index, uint8_t *table,
     return r < 0 ? r : qcow2_release(q, host >> q->cluster_bits, 1, true, err);
 }
 
-static int empty_tables(struct qcow2 *q, struct rhea_error *err)
+int qcow2_tables_drop(struct qcow2 *q, uint32_t first, struct rhea_error *err)
 {
     RHEA_AUTO_FREE uint8_t *table = malloc(q->cluster_size);
     struct bitmap seen = {0};
@@ -45,7 +45,7 @@ static int empty_tables(struct qcow2 *q, struct rhea_error *err)
     if (!table)
         return rhea_error_set(err, ENOMEM, "out of memory");
     r = bitmap_init(&seen, div_up(q->file_size, q->cluster_size), err);
-    for (uint32_t i = 0; r == 0 && i < q->l1_size; i++) {
+    for (uint32_t i = first; r == 0 && i < q->l1_size; i++) {
         uint64_t at = (q->l1[i] & QCOW2_OFFSET_MASK) >> q->cluster_bits;
 
         r = qcow2_l1_entry_check(q, i, q->l1[i], err);
@@ -82,7 +82,7 @@ int qcow2_make_empty(struct rhea_format *f, struct rhea_error *err)
     if (r == 0)
         r = qcow2_sync(q, err);
     if (r == 0)
-        r = empty_tables(q, err);
+        r = qcow2_tables_drop(q, 0, err);
     if (r == 0)
         r = qcow2_sync(q, err);
     if (r == 0)

@@ -14,7 +14,7 @@
  *   create.c        new images             snapshot.c      snapshots, bitmaps
  *   check.c         consistency            repair.c        new refcounts
  *   snapshot_fix.c  snapshot table         backing.c       another backing file
- *   empty.c         unallocate everything
+ *   empty.c         unallocate everything  resize.c        virtual size
  *
  * Locks, in the order in which they may be taken:
  *   lock      all mutable members, unless they say otherwise
@@ -464,6 +464,19 @@ int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
 int qcow2_set_backing(struct rhea_format *f, const char *file,
                       const char *format, struct rhea_error *err);
 int qcow2_make_empty(struct rhea_format *f, struct rhea_error *err);
+/* Set L1 entries from FIRST on to 0 and release all that they lead to. Under
+ * LOCK, after a sync; the next sync writes them. */
+int qcow2_tables_drop(struct qcow2 *q, uint32_t first, struct rhea_error *err);
+
+/* resize.c. Nobody else may use the image meanwhile. */
+enum qcow2_preallocation {
+    QCOW2_PREALLOCATE_OFF,
+    QCOW2_PREALLOCATE_METADATA,
+    QCOW2_PREALLOCATE_FALLOC,
+    QCOW2_PREALLOCATE_FULL,
+};
+int qcow2_resize(struct rhea_format *f, const struct rhea_resize *how,
+                 struct rhea_error *err);
 
 /* check.c, repair.c */
 int qcow2_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
