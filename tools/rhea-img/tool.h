@@ -30,6 +30,7 @@ extern const struct tool_command tool_dd;
 extern const struct tool_command tool_info;
 extern const struct tool_command tool_map;
 extern const struct tool_command tool_rebase;
+extern const struct tool_command tool_resize;
 
 /* Numbers for long options that have no letter. */
 enum {
@@ -44,6 +45,8 @@ enum {
     TOOL_OPT_FLUSH_INTERVAL,
     TOOL_OPT_NO_DRAIN,
     TOOL_OPT_PATTERN,
+    TOOL_OPT_PREALLOCATION,
+    TOOL_OPT_SHRINK,
     TOOL_OPT_UNSUPPORTED, /* qemu-img has it, this program does not */
 };
 
