@@ -103,9 +103,9 @@ RHEA_API int rhea_image_map_above(struct rhea_image *image,
                                   struct rhea_error *err);
 
 /*
- * The image below IMAGE in its chain that NAME means: by the very name, or the
- * file that the name leads to, as an overlay in the chain would write it or as
- * seen from the current folder. NULL: none.
+ * The image below IMAGE in its chain that NAME means, as the image above it
+ * names it in its header, or in other words: a relative name is relative to the
+ * folder of that image. NULL: none.
  */
 RHEA_API struct rhea_image *rhea_image_find_backing(struct rhea_image *image,
                                                     const char *name);

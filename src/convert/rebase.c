@@ -115,6 +115,14 @@ static int rebase_read(struct rhea_image *image, unsigned char *buf,
     return ret < 0 ? convert_blame(ret, image, err) : ret;
 }
 
+/* Zeroes are left out where they are many, or where the old backing image has
+ * ended; between other data they are written like it, as qemu-img does. */
+static bool rebase_zero_pays(const struct rebase *r, uint64_t offset,
+                             size_t len)
+{
+    return len == REBASE_PIECE || !r->old || offset >= rhea_image_size(r->old);
+}
+
 /* LEN bytes of OLD's at A, whole units. */
 static int rebase_write(const struct rebase *r, const unsigned char *a,
                         uint64_t offset, size_t len, struct rhea_error *err)
@@ -122,17 +130,16 @@ static int rebase_write(const struct rebase *r, const unsigned char *a,
     struct rhea_format *format = rhea_image_format(r->image);
     int ret = 0;
 
-    if (zero_is(a, len))
+    if (zero_is(a, len) && rebase_zero_pays(r, offset, len))
         return convert_write_zeroes(r->image, offset, len, err);
-    if (!r->options->compress)
-        return rhea_image_write(r->image, a, len, offset, err);
     while (len && ret == 0) {
         size_t n = RHEA_MIN(len, r->unit);
 
-        if (zero_is(a, n))
-            ret = convert_write_zeroes(r->image, offset, n, err);
-        else
-            ret = format->ops->write_compressed(format, offset, a, n, err);
+        /* Only whole clusters can be compressed. */
+        if (!r->options->compress || offset % r->unit ||
+            (n < r->unit && offset + n < rhea_image_size(r->image)))
+            return rhea_image_write(r->image, a, len, offset, err);
+        ret = format->ops->write_compressed(format, offset, a, n, err);
         a += n;
         offset += n;
         len -= n;
@@ -182,10 +189,15 @@ static int rebase_piece(const struct rebase *r, uint64_t offset, size_t len,
 static int rebase_run(const struct rebase *r, uint64_t offset, uint64_t *length,
                       struct rhea_error *err)
 {
-    uint64_t alike = *length, whole;
+    uint64_t alike, whole;
     bool same;
-    int ret = rebase_is_same(r, offset, &alike, &same, err);
+    int ret;
 
+    /* After subclusters that are the image's own: up to the next unit. */
+    if (offset % r->unit)
+        *length = RHEA_MIN(*length, r->unit - offset % r->unit);
+    alike = *length;
+    ret = rebase_is_same(r, offset, &alike, &same, err);
     if (ret < 0)
         return ret;
     whole = alike == *length ? alike : alike - alike % r->unit;

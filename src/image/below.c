@@ -31,16 +31,13 @@ struct rhea_image *rhea_image_find_backing(struct rhea_image *image,
 {
     struct rhea_image *overlay, *below;
 
-    for (below = image->backing; below; below = below->backing) {
-        if (!strcmp(below->filename, name))
-            return below;
-    }
     for (overlay = image; (below = overlay->backing); overlay = below) {
-        if (below_is_named(overlay, below, name))
+        struct rhea_format_info info;
+
+        rhea_image_info(overlay, &info);
+        if (info.backing_file && !strcmp(info.backing_file, name))
             return below;
-    }
-    for (below = image->backing; below; below = below->backing) {
-        if (below_is_file(below, name))
+        if (below_is_named(overlay, below, name))
             return below;
     }
     return NULL;

@@ -236,10 +236,6 @@ static int convert_check(const struct convert_arguments *a)
         tool_error("there is no format '%s'", a->backing_format);
         return 1;
     }
-    if (a->keep_target && a->options.n) {
-        tool_error("-o says how to create the target, which -n is not to do");
-        return 1;
-    }
     if (a->target_is_zero && !a->keep_target) {
         tool_error("--target-is-zero speaks of an existing target: say -n");
         return 1;
@@ -371,11 +367,11 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
     a->target_name = argv[argc - 1];
     if (a->quiet)
         a->progress.enabled = false;
-    code = convert_check(a);
-    if (code)
-        return code;
+    if (a->keep_target && a->options.n) {
+        tool_error("-o says how to create the target, which -n is not to do");
+        return 1;
+    }
     convert_sort_options(a);
-    /* -o may have named a backing file, too. */
     code = convert_check(a);
     return code ? code : -1;
 }

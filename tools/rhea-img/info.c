@@ -235,8 +235,8 @@ static int info_remember(struct info_seen *seen, struct rhea_image *image)
 
 /* One image of the chain; *NEXT and *NEXT_FORMAT name the one below it. */
 static int info_one(const struct info_arguments *a, const char *filename,
-                    const char *format, struct info_seen *seen, json_t *array,
-                    char **next, char **next_format)
+                    const char *format, bool print, struct info_seen *seen,
+                    json_t *array, char **next, char **next_format)
 {
     unsigned flags =
         RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_CHECK | RHEA_IMAGE_NO_IO;
@@ -260,7 +260,7 @@ static int info_one(const struct info_arguments *a, const char *filename,
         return 1;
     }
     json_array_append_new(array, info_json(&v));
-    if (!a->json) {
+    if (print) {
         if (json_array_size(array) > 1)
             putchar('\n');
         info_print_human(&v);
@@ -273,18 +273,18 @@ static int info_one(const struct info_arguments *a, const char *filename,
     return 0;
 }
 
-static int info_do(const struct info_arguments *a)
+static int info_walk(const struct info_arguments *a, bool print, json_t *array)
 {
     char *name = tool_strdup(a->filename);
     char *format = a->format ? tool_strdup(a->format) : NULL;
-    json_t *array = json_array();
     struct info_seen seen = {.n = 0};
     int code = 0;
 
     while (name && code == 0) {
         char *next = NULL, *next_format = NULL;
 
-        code = info_one(a, name, format, &seen, array, &next, &next_format);
+        code =
+            info_one(a, name, format, print, &seen, array, &next, &next_format);
         free(name);
         free(format);
         name = next;
@@ -294,9 +294,24 @@ static int info_do(const struct info_arguments *a)
     }
     free(name);
     free(format);
-    if (code == 0 && a->json)
+    return code;
+}
+
+static int info_do(const struct info_arguments *a)
+{
+    json_t *array = json_array();
+    int code = 0;
+
+    /* Nothing is told of a chain that has no end. */
+    if (a->json || a->chain)
+        code = info_walk(a, false, array);
+    if (code == 0 && a->json) {
         code = tool_json_print(
             json_incref(a->chain ? array : json_array_get(array, 0)));
+    } else if (code == 0) {
+        json_array_clear(array);
+        code = info_walk(a, true, array);
+    }
     json_decref(array);
     return code ? code : tool_finish_output(0, 1);
 }
