@@ -28,7 +28,13 @@ struct rhea_convert_options {
     /* Let writes overtake each other. Otherwise the target is written from
      * its start to its end, unless it is compressed. */
     bool any_order;
-    unsigned workers;                     /* 0: as many as suit the machine */
+    unsigned workers; /* 0: as many as suit the machine */
+    uint64_t rate;    /* bytes of data a second; 0: as fast as it goes */
+    /* What cannot be read of the sources becomes zeroes, sector by sector, and
+     * is told of, from any thread. NULL: it ends the conversion. */
+    void (*salvaged)(void *opaque, uint64_t offset,
+                     const struct rhea_error *err);
+    void *salvaged_opaque;
     const struct rhea_progress *progress; /* bytes of the guest */
 };
 

@@ -70,8 +70,8 @@ static bool size_parse_whole(const char *text, uint64_t *value)
         shift = size_shift(*p);
         if (shift < 0 || p[1] || (hex && shift >= 0))
             return false;
-    } else if (fraction) {
-        return false;
+    } else if (fraction && fraction[strspn(fraction, "0")]) {
+        return false; /* a part of a byte */
     }
     uint64_t unit = (uint64_t)1 << shift;
     if (!mul_u64(whole, unit, value))

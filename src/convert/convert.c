@@ -19,6 +19,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "convert/rate.h"
 #include "convert/source.h"
 #include "convert/window.h"
 
@@ -31,6 +32,7 @@ struct convert {
     struct convert_source source;
     struct rhea_image *target;
     struct rhea_convert_options options;
+    struct rate rate;
     unsigned unit;
     bool in_order;
 
@@ -67,6 +69,8 @@ static int convert_find_run(struct convert *c, uint64_t offset,
         ret = convert_source_map(&c->source, offset + total,
                                  c->source.size - offset - total, &kind, &run,
                                  err);
+        if (ret < 0 && c->options.salvaged)
+            break; /* a window finds out what of it can be read */
         if (ret < 0)
             return ret;
         if (total == 0)
@@ -108,6 +112,21 @@ static int convert_take(struct convert *c, struct step *step,
     c->next += step->length;
     step->ticket = c->tickets++;
     return 1;
+}
+
+static bool convert_has_failed(void *opaque)
+{
+    struct convert *c = opaque;
+    RHEA_LOCKED(&c->lock);
+
+    return c->ret < 0;
+}
+
+static void convert_pace(void *opaque, uint64_t n)
+{
+    struct convert *c = opaque;
+
+    rate_wait(&c->rate, n, convert_has_failed, c);
 }
 
 /* Wait until everything before STEP is written; false: give up. */
@@ -208,6 +227,8 @@ static void *convert_worker(void *opaque)
     if (!w || ret < 0) {
         convert_fail(c, ret, &err);
     } else {
+        w->pace = c->options.rate ? convert_pace : NULL;
+        w->pace_opaque = c;
         convert_work(c, w);
         convert_add_result(c, w);
         window_finish(w);
@@ -355,6 +376,7 @@ int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
                              (uintmax_t)c.source.size);
     /* Padding that the target has no room for need not be written. */
     c.source.size = RHEA_MIN(c.source.size, rhea_image_size(target));
+    rate_init(&c.rate, options->rate);
     if (ret == 0)
         ret = convert_run(&c, convert_choose_workers(&c), err);
     convert_source_finish(&c.source);

@@ -71,6 +71,12 @@ static int window_classify(struct window *w, struct rhea_error *err)
     while (pos < w->length) {
         ret = convert_source_map(w->source, w->offset + pos, w->length - pos,
                                  &kind, &run, err);
+        if (ret < 0 && w->options->salvaged) {
+            /* Reading tells where exactly. */
+            kind = CONVERT_DATA;
+            run = RHEA_MIN(WINDOW_UNIT_MIN, w->length - pos);
+            ret = 0;
+        }
         if (ret < 0)
             return ret;
         if (kind == CONVERT_ZERO && !w->options->sparse)
@@ -94,6 +100,23 @@ static unsigned window_run(const struct window *w, unsigned from, size_t *start,
     return to;
 }
 
+/* Read what can be read of a run where something cannot. */
+static void window_salvage(struct window *w, size_t start, size_t end)
+{
+    struct rhea_error err;
+    size_t n;
+
+    for (; start < end; start += n) {
+        n = RHEA_MIN(end - start, (size_t)WINDOW_UNIT_MIN);
+        if (convert_source_read(w->source, w->buf + start, n, w->offset + start,
+                                &err) == 0)
+            continue;
+        memset(w->buf + start, 0, n);
+        w->options->salvaged(w->options->salvaged_opaque, w->offset + start,
+                             &err);
+    }
+}
+
 static int window_fetch(struct window *w, struct rhea_error *err)
 {
     unsigned unit = 0, next;
@@ -106,8 +129,10 @@ static int window_fetch(struct window *w, struct rhea_error *err)
             continue;
         ret = convert_source_read(w->source, w->buf + start, end - start,
                                   w->offset + start, err);
-        if (ret < 0)
+        if (ret < 0 && !w->options->salvaged)
             return ret;
+        if (ret < 0)
+            window_salvage(w, start, end);
         if (w->kind[unit] != CONVERT_COMPARE)
             continue;
         ret = convert_source_read_backing(w->source, w->below + start,
@@ -222,6 +247,8 @@ int window_write(struct window *w, struct rhea_error *err)
             break;
         default:
             w->result.written += end - start;
+            if (w->pace)
+                w->pace(w->pace_opaque, end - start);
             if (w->options->compress)
                 ret = window_write_compressed(w, start, end, err);
             else

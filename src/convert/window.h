@@ -24,6 +24,9 @@ struct window {
     struct rhea_image *target;
     const struct rhea_convert_options *options;
     unsigned unit; /* bytes */
+    /* Called before N bytes of data are written; may wait. */
+    void (*pace)(void *opaque, uint64_t n);
+    void *pace_opaque;
 
     uint64_t offset;
     size_t length; /* at most WINDOW_SIZE; the image's last may be odd */

@@ -2,8 +2,10 @@
 """rhea-img convert copies what qemu-img convert copies, and no more."""
 import os
 import shutil
+import signal
 import stat
 import subprocess
+import time
 
 import tool
 from tool import MIB, contents
@@ -246,17 +248,62 @@ class Convert(tool.Case):
                      ('-m', '0', 'a', 'b'), ('-m', '17', 'a', 'b'),
                      ('-t', 'some', 'a', 'b'), ('-T', 'some', 'a', 'b'),
                      ('-l', 'snapshot', 'a', 'b'), ('--bitmaps', 'a', 'b'),
-                     ('--salvage', 'a', 'b'), ('-r', '1M', 'a', 'b'),
+                     ('-C', '-c', '-O', 'qcow2', 'a', 'b'),
+                     ('-C', '-S', '4k', 'a', 'b'),
+                     ('-C', '--salvage', 'a', 'b'), ('-r', 'fast', 'a', 'b'),
                      ('-Z', 'a', 'b')):
             with self.subTest(args=args):
                 self.fails(tool.rhea('convert', *args))
                 self.assertEqual(contents('b'), before)
 
+    def test_a_rate_is_kept_to(self):
+        self.make_data('src.raw', 8 * MIB, [(0, 8 * MIB)])
+        start = time.monotonic()
+        self.rhea('convert', '-f', 'raw', '-O', 'qcow2', '-r', '8M',
+                  'src.raw', 'dst.qcow2')
+        self.assertGreater(time.monotonic() - start, 0.4)
+        self.identical('src.raw', 'raw', 'dst.qcow2', 'qcow2')
+
+    def test_salvage_leaves_out_what_cannot_be_read(self):
+        # An image whose second cluster lies past the end of the file.
+        self.make_data('src.raw', 256 << 10, [(i << 16, 1000)
+                                              for i in range(4)])
+        self.qemu('convert', '-f', 'raw', '-O', 'qcow2', 'src.raw',
+                  'bad.qcow2')
+        with open('bad.qcow2', 'r+b') as f:
+            f.seek(40)
+            f.seek(int.from_bytes(f.read(8), 'big'))
+            table = int.from_bytes(f.read(8), 'big') & 0xfffffffffffe00
+            f.seek(table + 8)
+            f.write((1 << 63 | 1 << 50).to_bytes(8, 'big'))
+        self.fails(tool.rhea('convert', '-O', 'raw', 'bad.qcow2', 'dst.raw'))
+        result = tool.rhea('convert', '--salvage', '-O', 'raw', 'bad.qcow2',
+                           'dst.raw')
+        self.assertEqual(result.code, 0, str(result))
+        self.assertIn('warning', result.err)
+        want = bytearray(contents('src.raw'))
+        want[1 << 16:2 << 16] = bytes(1 << 16)
+        self.assertEqual(contents('dst.raw'), want)
+        result = tool.rhea('convert', '-q', '--salvage', '-O', 'raw',
+                           'bad.qcow2', 'dst.raw')
+        self.assertEqual((result.code, result.err), (0, ''), str(result))
+
+    def test_sigusr1_tells_how_far_it_is(self):
+        self.make_data('src.raw', 8 * MIB, [(0, 8 * MIB)])
+        with subprocess.Popen(
+                [tool.RHEA, 'convert', '-f', 'raw', '-O', 'qcow2', '-r', '8M',
+                 'src.raw', 'dst.qcow2'], stderr=subprocess.PIPE) as running:
+            while not os.path.exists('dst.qcow2'):
+                time.sleep(0.01)
+            running.send_signal(signal.SIGUSR1)
+            said = running.communicate()[1].decode()
+        self.assertEqual(running.returncode, 0)
+        self.assertRegex(said, r'^    \(\d+\.\d\d/100%\)\n$')
+
     def test_a_full_disk_is_told(self):
         # A file size limit stands for it.
         def limit():
             import resource  # pylint: disable=import-outside-toplevel
-            import signal  # pylint: disable=import-outside-toplevel
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, 2 * MIB))
         for more in ((), ('-c',), ('-m', '1')):

@@ -19,6 +19,7 @@ struct convert_arguments {
     struct rhea_convert_options how;
     bool quiet, keep_target, no_lock, target_is_zero;
     bool direct_source, direct_target, unsafe;
+    bool offload, salvage, explicit_sparse;
     struct tool_progress progress;
 };
 
@@ -116,6 +117,18 @@ static int convert_open_target(struct convert *c)
     return 0;
 }
 
+/* From any thread: a line at a time. */
+static void convert_salvaged(void *opaque, uint64_t offset,
+                             const struct rhea_error *err)
+{
+    const struct convert_arguments *a = opaque;
+
+    if (!a->quiet)
+        tool_error("warning: zeroes at offset %ju take the place of what "
+                   "cannot be read: %s",
+                   (uintmax_t)offset, err->text);
+}
+
 static int convert_copy(struct convert *c)
 {
     struct convert_arguments *a = c->arguments;
@@ -133,6 +146,10 @@ static int convert_copy(struct convert *c)
         rhea_file_is_regular(rhea_image_storage(c->target)))
         how.target_is_zero = true;
     how.progress = &progress;
+    if (a->salvage) {
+        how.salvaged = convert_salvaged;
+        how.salvaged_opaque = a;
+    }
     tool_progress_report(&a->progress, "copying", 0, c->size);
     ret = rhea_convert_copy(c->sources, c->n_sources, c->target, &how, NULL,
                             &err);
@@ -217,6 +234,21 @@ static int convert_check_target_format(const struct convert_arguments *a)
     return 0;
 }
 
+/* What -C, which leaves the copying to the kernel, does not go with. */
+static int convert_check_offload(const struct convert_arguments *a)
+{
+    const char *with = a->how.compress      ? "-c"
+                       : a->explicit_sparse ? "-S"
+                       : a->salvage         ? "--salvage"
+                                            : NULL;
+
+    if (!a->offload || !with)
+        return 0;
+    tool_error("-C copies without looking at the data, and %s looks at it",
+               with);
+    return 1;
+}
+
 /* Refuse what contradicts itself, before any file is opened. */
 static int convert_check(const struct convert_arguments *a)
 {
@@ -244,6 +276,8 @@ static int convert_check(const struct convert_arguments *a)
         tool_error("a target with a backing file is not all zero");
         return 1;
     }
+    if (convert_check_offload(a))
+        return 1;
     return convert_check_target_format(a);
 }
 
@@ -297,6 +331,7 @@ static int convert_option(struct convert_arguments *a, int c, char **argv)
     case 'o':
         return tool_options_add(&a->options, optarg) < 0 ? 1 : -1;
     case 'S':
+        a->explicit_sparse = true;
         return convert_get_sparse(a, optarg);
     case 'm':
         return convert_get_workers(a, optarg);
@@ -326,9 +361,15 @@ static int convert_option(struct convert_arguments *a, int c, char **argv)
     case TOOL_OPT_TARGET_IS_ZERO:
         a->target_is_zero = true;
         return -1;
-    case 'C':
-    case 'l':
     case 'r':
+        return tool_get_size("rate limit", optarg, &a->how.rate) < 0 ? 1 : -1;
+    case 'C':
+        a->offload = true;
+        return -1;
+    case TOOL_OPT_SALVAGE:
+        a->salvage = true;
+        return -1;
+    case 'l':
         return tool_usage(&tool_convert, "convert: -%c is not supported", c);
     default:
         return tool_other_option(&tool_convert, c, argv);
@@ -344,7 +385,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
         {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
         {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
         {"target-image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"salvage", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"salvage", no_argument, NULL, TOOL_OPT_SALVAGE},
         {"bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
         {"skip-broken-bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
         {0},
@@ -399,10 +440,11 @@ const struct tool_command tool_convert = {
     .summary = "Copy images into a new one, of another format perhaps",
     .usage =
         "[-f FORMAT] [-O FORMAT] [-o OPTIONS] [-B BACKING_FILE -F FORMAT]\n"
-        "                        [-c] [-p] [-q] [-n] [-W] [-U] [-S SIZE] "
+        "                        [-c] [-p] [-q] [-n] [-C] [-W] [-U] [-S SIZE] "
         "[-m THREADS]\n"
-        "                        [-t CACHE] [-T CACHE] [--target-is-zero] "
-        "SOURCE... TARGET",
+        "                        [-r RATE] [-t CACHE] [-T CACHE] "
+        "[--target-is-zero]\n"
+        "                        [--salvage] SOURCE... TARGET",
     .help =
         "  -f FORMAT          of the sources; else it is found out\n"
         "  -O FORMAT          of the target (raw)\n"
@@ -416,6 +458,11 @@ const struct tool_command tool_convert = {
         "  -n                 write into an existing target\n"
         "  --target-is-zero   the existing target is known to be all zero\n"
         "  -m THREADS         1 to 16\n"
+        "  -r RATE            at most so many bytes of data a second\n"
+        "  --salvage          go on where a source cannot be read: those "
+        "sectors\n"
+        "                     become zeroes\n"
+        "  -C                 accepted, and without effect\n"
         "  -W                 let writes overtake each other\n"
         "  -t CACHE           of the target (unsafe): all others make sure "
         "the\n"

@@ -119,7 +119,10 @@ static int create_sort_options(struct create_arguments *a)
     char *value = tool_options_take(&a->options, "size");
     int ret = 0;
 
-    if (value)
+    if (value && a->size != UINT64_MAX) {
+        tool_error("%s: the size is given twice", a->filename);
+        ret = -EINVAL;
+    } else if (value)
         ret = tool_get_size("image size", value, &a->size);
     free(value);
     value = tool_options_take(&a->options, "backing_file");
@@ -131,8 +134,9 @@ static int create_sort_options(struct create_arguments *a)
         a->backing_format = rhea_steal(value);
     free(value);
     if (a->backing_file && !*a->backing_file) {
-        free(a->backing_file);
-        a->backing_file = NULL;
+        tool_error("%s: a backing file without a name; leave it out for none",
+                   a->filename);
+        ret = -EINVAL;
     }
     return ret;
 }

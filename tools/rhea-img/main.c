@@ -21,8 +21,7 @@ int tool_usage(const struct tool_command *command, const char *fmt, ...)
     va_start(ap, fmt);
     tool_error_list(fmt, ap);
     va_end(ap);
-    fprintf(stderr, "`%s %s --help` lists the options.\n", tool_name,
-            command->name);
+    tool_error("`%s %s --help` lists the options", tool_name, command->name);
     return command->usage_code;
 }
 
@@ -90,7 +89,7 @@ static int main_version(void)
 
 static void main_hint(void)
 {
-    fprintf(stderr, "`%s help` lists the commands.\n", tool_name);
+    tool_error("`%s help` lists the commands", tool_name);
 }
 
 static int main_unknown(const char *name)
