@@ -238,6 +238,9 @@ enum {
 struct rhea_format_ops {
     const char *name;
     const struct rhea_option_help *create_options; /* ends with name NULL */
+    /* Those options of opening that decide which guest bytes there are, so that
+     * the image's name has to keep them; ends with NULL. NULL: none. */
+    const char *const *strong_options;
 
     /* How sure it is, 0 to 100, that these first LEN bytes (at least 2048, or
      * the whole file) begin an image of this format. */

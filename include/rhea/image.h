@@ -26,6 +26,7 @@ enum {
     RHEA_IMAGE_DIRECT = 1 << 5,
     RHEA_IMAGE_NO_IO = 1 << 6, /* guest bytes will not be asked for, see
                                   RHEA_FORMAT_NO_IO; also below */
+    RHEA_IMAGE_NO_FLUSH = 1 << 7, /* see RHEA_FILE_NO_FLUSH */
 };
 
 /* The most images one chain may have. */
@@ -62,6 +63,9 @@ RHEA_API int rhea_image_close(struct rhea_image *image, struct rhea_error *err);
 
 RHEA_API uint64_t rhea_image_size(const struct rhea_image *image);
 RHEA_API const char *rhea_image_filename(const struct rhea_image *image);
+/* The name of its format or, where it is nothing but a storage (opened by
+ * "driver=file" and so on), of the storage's driver. */
+RHEA_API const char *rhea_image_driver(const struct rhea_image *image);
 RHEA_API struct rhea_format *rhea_image_format(struct rhea_image *image);
 RHEA_API struct rhea_storage *rhea_image_storage(struct rhea_image *image);
 /* The next image of the chain, NULL at its end; owned by IMAGE. */

@@ -78,6 +78,9 @@ struct rhea_storage_ops {
      * NULL: this storage cannot be shared. */
     int (*lock)(struct rhea_storage *s, unsigned perm, unsigned shared,
                 struct rhea_error *err);
+    /* The storage that S stands in front of and that holds its bytes. NULL: it
+     * holds them itself. */
+    struct rhea_storage *(*inner)(const struct rhea_storage *s);
     /* Release everything; S itself too. */
     void (*close)(struct rhea_storage *s);
 };
@@ -105,9 +108,11 @@ enum {
  */
 RHEA_API int rhea_file_open(struct rhea_storage **out, const char *path,
                             unsigned flags, struct rhea_error *err);
-/* Whether it is a regular file, which can grow and shrink. */
+/* Whether it is, or stands in front of, a regular file, which can grow and
+ * shrink. */
 RHEA_API bool rhea_file_is_regular(const struct rhea_storage *s);
-/* Bytes its blocks occupy (st_blocks * 512), and device/inode identity. */
+/* Bytes its blocks occupy (st_blocks * 512), and device/inode identity.
+ * -EINVAL: it is no file. */
 RHEA_API int rhea_file_stat(const struct rhea_storage *s, uint64_t *disk_size,
                             uint64_t *device, uint64_t *inode);
 

@@ -4,6 +4,9 @@
  * to a sector; what the file does not hold of the last one reads as zeroes.
  * Holes of the file are reported as zeroes.
  *
+ * With options offset and size it is a part of the file: from that offset on,
+ * to the end or that many bytes.
+ *
  * There is nothing to check, and nothing in the file says what it is: raw is
  * what remains when no other format fits.
  */
@@ -29,10 +32,11 @@ enum raw_kind {
 
 struct raw {
     struct rhea_format base;
+    uint64_t offset; /* of the first byte in the storage */
     /* The run of data or hole that was found last, kept only where nobody
      * writes: some file systems look at every page of it to find its end. */
     pthread_mutex_t lock;
-    uint64_t start, end;
+    uint64_t start, end; /* guest offsets */
     enum raw_kind kind;
 };
 
@@ -43,23 +47,60 @@ static int raw_probe(const uint8_t *head, size_t len)
     return 1;
 }
 
+/* What part of FILE_SIZE bytes the image is. */
+static int raw_take_options(const struct rhea_format_open *how,
+                            uint64_t file_size, uint64_t *offset,
+                            uint64_t *size, struct rhea_error *err)
+{
+    bool has_size = false;
+    *offset = 0;
+    for (size_t i = 0; i < how->n_options; i++) {
+        const struct rhea_option *o = &how->options[i];
+        bool is_size = strcmp(o->name, "size") == 0;
+        if (!is_size && strcmp(o->name, "offset") != 0)
+            return option_unknown(o, "raw", err);
+        int ret = option_size(o, is_size ? size : offset, err);
+        if (ret)
+            return ret;
+        has_size |= is_size;
+    }
+    if (*offset > file_size)
+        return rhea_error_set(err, EINVAL,
+                              "option offset lies behind the end of the file, "
+                              "which has %" PRIu64 " bytes",
+                              file_size);
+    if (!has_size)
+        *size = file_size - *offset;
+    else if (*size > file_size - *offset)
+        return rhea_error_set(err, EINVAL,
+                              "options offset and size reach behind the end of "
+                              "the file, which has %" PRIu64 " bytes",
+                              file_size);
+    else if (!is_aligned(*size, RAW_SECTOR))
+        return rhea_error_set(
+            err, EINVAL, "option size is not a multiple of %d", RAW_SECTOR);
+    return 0;
+}
+
 static int raw_open(struct rhea_format **out,
                     const struct rhea_format_open *how, struct rhea_error *err)
 {
-    uint64_t size;
-    int ret = option_none(how, "raw", err);
-    if (!ret)
-        ret = rhea_storage_size(how->storage, &size, err);
+    uint64_t file_size, size = 0, offset = 0;
+    int ret = rhea_storage_size(how->storage, &file_size, err);
     if (ret)
         return ret;
-    if (size > (INT64_MAX & ~(RAW_SECTOR - 1)))
+    if (file_size > (INT64_MAX & ~(RAW_SECTOR - 1)))
         return rhea_error_set(err, EFBIG, "the file is too large");
+    ret = raw_take_options(how, file_size, &offset, &size, err);
+    if (ret)
+        return ret;
     struct raw *r = calloc(1, sizeof(*r));
     if (!r)
         return rhea_error_set(err, ENOMEM, "out of memory");
     r->base.ops = &rhea_format_raw;
     r->base.storage = how->storage;
     r->base.size = align_up(size, RAW_SECTOR);
+    r->offset = offset;
     pthread_mutex_init(&r->lock, NULL);
     *out = &r->base;
     return 0;
@@ -79,23 +120,25 @@ static void raw_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){.virtual_size = f->size};
 }
 
-/* The run of data or hole around OFFSET, from the storage. *END is past it. */
-static int raw_ask(struct rhea_storage *storage, uint64_t offset, uint64_t len,
+/* The run of data or hole around guest OFFSET, from the storage. *END is past
+ * it. */
+static int raw_ask(const struct raw *r, uint64_t offset, uint64_t len,
                    enum raw_kind *kind, uint64_t *end, struct rhea_error *err)
 {
-    uint64_t size, run;
+    struct rhea_storage *storage = r->base.storage;
+    uint64_t size, run, host = r->offset + offset;
     bool hole;
     /* Asked each time: a write may have completed the last sector. */
     int ret = rhea_storage_size(storage, &size, err);
     if (ret)
         return ret;
-    if (offset >= size) {
+    if (host >= size) {
         *kind = RAW_PAST;
         *end = offset + len;
         return 0;
     }
-    ret = rhea_storage_extent(storage, offset, RHEA_MIN(len, size - offset),
-                              &hole, &run, err);
+    ret = rhea_storage_extent(storage, host, RHEA_MIN(len, size - host), &hole,
+                              &run, err);
     if (ret)
         return ret;
     *kind = hole ? RAW_HOLE : RAW_DATA;
@@ -108,13 +151,12 @@ static int raw_find_run(struct raw *r, uint64_t offset, uint64_t len,
                         struct rhea_error *err)
 {
     if (r->base.storage->writable)
-        return raw_ask(r->base.storage, offset, len, kind, end, err);
+        return raw_ask(r, offset, len, kind, end, err);
 
     RHEA_LOCKED(&r->lock);
     if (offset < r->start || offset >= r->end) {
         r->end = 0;
-        int ret = raw_ask(r->base.storage, offset, r->base.size - offset,
-                          &r->kind, end, err);
+        int ret = raw_ask(r, offset, r->base.size - offset, &r->kind, end, err);
         if (ret)
             return ret;
         r->start = offset;
@@ -144,7 +186,7 @@ static int raw_map(struct rhea_format *f, uint64_t offset, uint64_t len,
         .kind = kind == RAW_DATA ? RHEA_EXTENT_DATA : RHEA_EXTENT_ZERO,
         .length = len,
         .has_host = kind != RAW_PAST,
-        .host = offset,
+        .host = ((const struct raw *)f)->offset + offset,
         .stored_length = len,
         .storage = f->storage,
     };
@@ -154,13 +196,15 @@ static int raw_map(struct rhea_format *f, uint64_t offset, uint64_t len,
 static int raw_write(struct rhea_format *f, uint64_t offset, const void *buf,
                      size_t len, struct rhea_error *err)
 {
-    return rhea_storage_write(f->storage, buf, len, offset, err);
+    return rhea_storage_write(f->storage, buf, len,
+                              ((struct raw *)f)->offset + offset, err);
 }
 
 static int raw_write_zeroes(struct rhea_format *f, uint64_t offset,
                             uint64_t len, bool unmap, struct rhea_error *err)
 {
-    return rhea_storage_zero(f->storage, offset, len, unmap, err);
+    return rhea_storage_zero(f->storage, ((struct raw *)f)->offset + offset,
+                             len, unmap, err);
 }
 
 static int raw_flush(struct rhea_format *f, struct rhea_error *err)
@@ -261,9 +305,12 @@ static const struct rhea_option_help raw_options[] = {
     {0},
 };
 
+static const char *const raw_strong_options[] = {"offset", "size", NULL};
+
 const struct rhea_format_ops rhea_format_raw = {
     .name = "raw",
     .create_options = raw_options,
+    .strong_options = raw_strong_options,
     .probe = raw_probe,
     .open = raw_open,
     .close = raw_close,

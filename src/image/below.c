@@ -21,7 +21,8 @@ static bool below_is_file(const struct rhea_image *image, const char *path)
 static bool below_is_named(const struct rhea_image *overlay,
                            const struct rhea_image *image, const char *name)
 {
-    RHEA_AUTO_FREE char *path = image_resolve_path(overlay->filename, name);
+    const char *folder = overlay->description.folder;
+    RHEA_AUTO_FREE char *path = image_resolve_path(folder ? folder : "", name);
 
     return path && below_is_file(image, path);
 }
@@ -47,11 +48,14 @@ int rhea_image_open_below(struct rhea_image **out, struct rhea_image *image,
                           const char *file, const char *format, unsigned flags,
                           struct rhea_error *err)
 {
-    RHEA_AUTO_FREE char *name = image_name_combine(image->filename, file);
-    RHEA_AUTO_FREE char *path = image_resolve_path(image->filename, file);
+    const char *folder = image->description.folder;
+    RHEA_AUTO_FREE char *name = image_name_below(image, file, err);
+    RHEA_AUTO_FREE char *path = image_resolve_path(folder ? folder : "", file);
     struct rhea_image *below, *i;
 
-    if (!name || !path)
+    if (!name)
+        return -EINVAL;
+    if (!path)
         return rhea_error_set(err, ENOMEM, "out of memory");
     /* Looked at first, for our own lock would say that it is in use. */
     if (below_is_file(image, path))

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "format/option.h"
 #include "image/internal.h"
+#include "image/node.h"
 
 static bool create_has_option(const struct rhea_format_ops *ops,
                               const char *name)
@@ -124,12 +125,17 @@ static int create_prepare(const struct rhea_format_ops *ops, const char *path,
 }
 
 /* The lock is held before the first byte is lost. */
-static int create_write(const struct rhea_format_ops *ops, const char *path,
+static int create_write(const struct rhea_format_ops *ops, const char *filename,
                         const struct rhea_create *how, struct rhea_error *err)
 {
     struct rhea_storage *storage;
-    int ret =
-        rhea_file_open(&storage, path, RHEA_FILE_WRITE | RHEA_FILE_CREATE, err);
+    struct storage_options options = {0};
+    struct node_opening opening = {0};
+    struct node_description description = {0};
+    int ret = node_open_storage(&storage, &description, filename, &options,
+                                RHEA_IMAGE_WRITE | NODE_CREATE, &opening, err);
+    storage_options_finish(&options);
+    node_description_finish(&description);
     if (ret)
         return ret;
     ret = rhea_storage_lock(
@@ -143,18 +149,101 @@ static int create_write(const struct rhea_format_ops *ops, const char *path,
     return !ret || locked ? ret : -EBUSY;
 }
 
+/* The value of option data_file; NULL: it is not given, or not known. */
+static const char *create_data_name(const struct rhea_format_ops *ops,
+                                    const struct rhea_create *how)
+{
+    const char *name = NULL;
+    for (size_t i = 0; i < how->n_options; i++)
+        if (strcmp(how->options[i].name, "data_file") == 0 &&
+            *how->options[i].value)
+            name = how->options[i].value;
+    return create_has_option(ops, "data_file") ? name : NULL;
+}
+
+/*
+ * Open the file that the new image keeps its data in, or make it: what it holds
+ * is the guest's already, so it is not emptied. *MADE: it was not there.
+ */
+static int create_open_data(const char *path, const char *name,
+                            struct rhea_storage **out, char **data_path,
+                            bool *made, struct rhea_error *err)
+{
+    struct stat image, data;
+    *data_path = image_data_file_path(path, name);
+    if (!*data_path)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    *made = stat(*data_path, &data) < 0;
+    if (!*made && stat(path, &image) == 0 && image.st_dev == data.st_dev &&
+        image.st_ino == data.st_ino)
+        return rhea_error_set(err, EINVAL,
+                              "an image cannot be its own data file");
+    int ret = rhea_file_open(
+        out, *data_path, RHEA_FILE_WRITE | (*made ? RHEA_FILE_CREATE : 0), err);
+    if (ret)
+        return ret;
+    ret = rhea_storage_lock(
+        *out, RHEA_LOCK_READ | RHEA_LOCK_WRITE | RHEA_LOCK_RESIZE, 0, err);
+    if (ret) {
+        rhea_storage_close(*out);
+        *out = NULL;
+    }
+    return ret;
+}
+
+/* All but the data file is prepared. */
+static int create_with_data(const struct rhea_format_ops *ops,
+                            const char *filename, const char *path,
+                            struct rhea_create *how, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *data_path = NULL;
+    const char *name = create_data_name(ops, how);
+    struct rhea_storage *data = NULL;
+    bool made = false;
+    int ret =
+        name ? create_open_data(path, name, &data, &data_path, &made, err) : 0;
+    if (ret) {
+        if (made && data_path)
+            unlink(data_path);
+        return rhea_error_prefix(err, "data file"), ret;
+    }
+    how->data_file = data ? data : how->data_file;
+    ret = create_write(ops, filename, how, err);
+    rhea_storage_close(data);
+    if (ret && made)
+        unlink(data_path);
+    return ret;
+}
+
+/* The path at which FILENAME makes a file, malloc'd; for what is no local file
+ * it is only a name. */
+static int create_locate(const char *filename, char **path, bool *local,
+                         struct rhea_error *err)
+{
+    const struct storage_driver *driver = storage_driver_of_name(filename);
+    size_t protocol = storage_name_protocol(filename);
+    if (node_name_is_json(filename))
+        return rhea_error_set(err, ENOTSUP,
+                              "a new image needs the name of a file, not "
+                              "json:{...}");
+    *local = !protocol || driver == &storage_driver_file;
+    *path = strdup(*local ? filename + protocol : filename);
+    return *path ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
+}
+
 int rhea_image_create(const char *filename, const char *format,
                       const struct rhea_create *how, bool unsafe,
                       struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *path = NULL;
+    bool local = false;
     const struct rhea_format_ops *ops = image_format_find(format, err);
     if (!ops)
         return -EINVAL;
     if (!ops->create)
         return rhea_error_set(err, ENOTSUP, "cannot create %s images",
                               ops->name);
-    int ret = image_name_path(filename, &path, err);
+    int ret = create_locate(filename, &path, &local, err);
     if (ret)
         return ret;
 
@@ -167,8 +256,8 @@ int rhea_image_create(const char *filename, const char *format,
     if (ret)
         return ret;
 
-    bool existed = access(path, F_OK) == 0;
-    ret = create_write(ops, path, &own, err);
+    bool existed = !local || access(path, F_OK) == 0;
+    ret = create_with_data(ops, filename, path, &own, err);
     /* What was not there before does not stay behind half made. */
     if (ret && ret != -EBUSY && !existed)
         unlink(path);

@@ -4,14 +4,28 @@
 
 #include <rhea/image.h>
 
+#include "image/node.h"
+
 struct rhea_image {
-    char *filename;
+    char *filename; /* a plain name, or json:{...} */
     struct rhea_storage *storage;
+    struct rhea_storage *data_file; /* NULL: none */
     struct rhea_format *format;
     struct rhea_image *backing; /* NULL: none */
     unsigned flags;             /* RHEA_IMAGE_* */
+    /* As it was asked for: its name, NULL where the options say it all, and
+     * the options, with those of its children. */
+    char *asked;
+    struct storage_options options;
+    struct node_description description, file_description, data_description;
+    const char *driver; /* the format's name or, where the image is nothing but
+                           a storage, that of its driver */
+    unsigned detect_zeroes;  /* NODE_ZEROES_* */
+    bool is_protocol;        /* nothing but a storage */
+    bool backing_overridden; /* its backing image is not, or not as, it says */
     bool guessed_raw; /* nobody said that it is raw; see image_guard_raw */
     bool is_raw;
+    bool is_plain_raw; /* the whole of its storage, from the start */
     bool blind; /* its backing file was left out: no guest writes, they would
                    fill new clusters with what is not there */
     bool has_identity;
@@ -20,17 +34,36 @@ struct rhea_image {
 
 /* name.c */
 
-/* The local path that NAME stands for, malloc'd, in *OUT: without "file:".
- * An error for other protocols. */
-int image_name_path(const char *name, char **out, struct rhea_error *err);
 /* The name of a backing file as seen from the current folder, malloc'd. NULL:
  * out of memory. */
 char *image_name_combine(const char *overlay, const char *backing);
+/* The same as seen from the folder of IMAGE; fills the error where that has no
+ * folder. */
+char *image_name_below(const struct rhea_image *image, const char *backing,
+                       struct rhea_error *err);
 /* The names of all formats: "qcow2, qed, raw". */
 const char *image_format_names(char *buf, size_t len);
 /* The format NAME; fills the error where there is none. */
 const struct rhea_format_ops *image_format_find(const char *name,
                                                 struct rhea_error *err);
+
+/* open.c */
+
+/* The lock that flags RHEA_IMAGE_* ask for. */
+int image_lock(struct rhea_storage *storage, unsigned flags,
+               struct rhea_error *err);
+
+/* data_file.c */
+
+/* For struct rhea_format_open; OPAQUE is a struct image_data_file. */
+struct image_data_file {
+    struct rhea_image *image;
+    struct node_opening *opening;
+};
+int image_open_data_file(void *opaque, const char *default_name,
+                         struct rhea_storage **out, struct rhea_error *err);
+/* The path of data file NAME of the image at path IMAGE, malloc'd. */
+char *image_data_file_path(const char *image, const char *name);
 
 /* Whether a format would create HOW; nothing is written. */
 int image_rehearse_create(const struct rhea_format_ops *ops,

@@ -74,7 +74,7 @@ static int io_read(struct rhea_image *image, uint8_t *buf, size_t len,
                    uint64_t offset, struct rhea_error *err)
 {
     /* A raw file's holes need not be looked for to be read. */
-    if (image->is_raw)
+    if (image->is_plain_raw)
         return rhea_storage_read_padded(image->storage, buf, len, offset, err);
     /* Others may give clusters back while we read them. */
     const struct rhea_format_ops *ops = image->format->ops;

@@ -12,35 +12,6 @@
 #include "image/internal.h"
 #include "image/path.h"
 
-/* The length of "proto:", 0 where there is none. */
-static size_t name_protocol(const char *name)
-{
-    size_t len = strcspn(name, ":/");
-    return name[len] == ':' ? len + 1 : 0;
-}
-
-int image_name_path(const char *name, char **out, struct rhea_error *err)
-{
-    size_t protocol = name_protocol(name);
-    if (protocol == 5 && strncmp(name, "json:", 5) == 0)
-        return rhea_error_set(err, ENOTSUP,
-                              "'%.200s': image descriptions in JSON are not "
-                              "supported, only names of files",
-                              name);
-    if (protocol == 5 && strncmp(name, "file:", 5) == 0)
-        name += 5;
-    else if (protocol)
-        return rhea_error_set(err, ENOTSUP,
-                              "'%.200s': the protocol '%.*s' is not supported, "
-                              "only local files (for a file of that name write "
-                              "'./%.200s')",
-                              name, (int)protocol - 1, name, name);
-    if (!*name)
-        return rhea_error_set(err, ENOENT, "an empty file name");
-    *out = strdup(name);
-    return *out ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
-}
-
 /* FOLDER_LENGTH bytes of FOLDER, then NAME. */
 static char *name_join(const char *folder, size_t folder_length,
                        const char *name)
@@ -57,9 +28,27 @@ static char *name_join(const char *folder, size_t folder_length,
 char *image_name_combine(const char *overlay, const char *backing)
 {
     const char *slash = strrchr(overlay, '/');
-    if (!slash || *backing == '/' || name_protocol(backing))
+    if (!slash || *backing == '/' || storage_name_protocol(backing))
         return strdup(backing);
     return name_join(overlay, (size_t)(slash - overlay) + 1, backing);
+}
+
+char *image_name_below(const struct rhea_image *image, const char *backing,
+                       struct rhea_error *err)
+{
+    const char *folder = image->description.folder;
+    bool alone = *backing == '/' || storage_name_protocol(backing);
+    char *name = NULL;
+    if (!alone && !folder) {
+        rhea_error_set(err, EINVAL,
+                       "'%.200s' is relative to an image that is in no folder",
+                       backing);
+        return NULL;
+    }
+    name = alone ? strdup(backing) : image_name_combine(folder, backing);
+    if (!name)
+        rhea_error_set(err, ENOMEM, "out of memory");
+    return name;
 }
 
 char *image_resolve_path(const char *overlay, const char *name)
@@ -68,7 +57,8 @@ char *image_resolve_path(const char *overlay, const char *name)
         return image_name_combine(overlay, name);
     name += 5;
     /* What follows is a path, whatever it looks like. */
-    return name_protocol(name) ? name_join("./", 2, name) : strdup(name);
+    return storage_name_protocol(name) ? name_join("./", 2, name)
+                                       : strdup(name);
 }
 
 const char *image_format_names(char *buf, size_t len)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opening and closing an image and its backing chain.
+ * Opening one image: its storage, its lock, its format.
  *
  * Locks. A reader uses "consistent read" and shares everything but writing and
  * resizing; a writer uses all three and shares only reading and writes that
@@ -15,7 +15,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "image/internal.h"
-#include "image/path.h"
+#include "image/opening.h"
 
 enum { PROBE_BYTES = 4096 };
 
@@ -37,8 +37,8 @@ int image_probe(struct rhea_storage *storage,
                                  storage->path ? storage->path : "");
 }
 
-static int open_lock(struct rhea_storage *storage, unsigned flags,
-                     struct rhea_error *err)
+int image_lock(struct rhea_storage *storage, unsigned flags,
+               struct rhea_error *err)
 {
     unsigned perm = RHEA_LOCK_READ;
     unsigned shared = RHEA_LOCK_READ | RHEA_LOCK_UNCHANGED;
@@ -51,49 +51,8 @@ static int open_lock(struct rhea_storage *storage, unsigned flags,
     return rhea_storage_lock(storage, perm, shared, err);
 }
 
-static int open_storage(struct rhea_storage **out, const char *path,
-                        unsigned flags, struct rhea_error *err)
-{
-    unsigned how = (flags & RHEA_IMAGE_WRITE ? RHEA_FILE_WRITE : 0) |
-                   (flags & RHEA_IMAGE_DIRECT ? RHEA_FILE_DIRECT : 0);
-    if ((flags & RHEA_IMAGE_WRITE) && (flags & RHEA_IMAGE_NO_LOCK))
-        return rhea_error_set(err, EINVAL,
-                              "an image cannot be written to without a lock");
-    return rhea_file_open(out, path, how, err);
-}
-
-/* The format of an open storage, over which IMAGE then stands. */
-static int open_format(struct rhea_image *image, const char *format,
-                       struct rhea_error *err)
-{
-    const struct rhea_format_ops *ops;
-    int ret = 0;
-    if (format) {
-        ops = image_format_find(format, err);
-        if (!ops)
-            return -EINVAL;
-    } else {
-        ret = image_probe(image->storage, &ops, err);
-        if (ret)
-            return ret;
-    }
-
-    unsigned flags = (image->flags & RHEA_IMAGE_WRITE ? RHEA_FORMAT_WRITE : 0) |
-                     (image->flags & RHEA_IMAGE_CHECK ? RHEA_FORMAT_CHECK : 0) |
-                     (image->flags & RHEA_IMAGE_NO_IO ? RHEA_FORMAT_NO_IO : 0);
-    struct rhea_format_open how = {.storage = image->storage, .flags = flags};
-    ret = ops->open(&image->format, &how, err);
-    if (ret)
-        return rhea_error_prefix(err, "could not open '%s' as %s",
-                                 image->filename, ops->name),
-               ret;
-    image->is_raw = ops == rhea_format_find("raw");
-    image->guessed_raw = image->is_raw && !format;
-    return 0;
-}
-
-static struct rhea_image *image_new(const char *name, unsigned flags,
-                                    struct rhea_error *err)
+struct rhea_image *image_new(const char *name, unsigned flags,
+                             struct rhea_error *err)
 {
     struct rhea_image *image = calloc(1, sizeof(*image));
     if (image) {
@@ -108,7 +67,7 @@ static struct rhea_image *image_new(const char *name, unsigned flags,
     return image;
 }
 
-static void image_identify(struct rhea_image *image)
+void image_identify(struct rhea_image *image)
 {
     uint64_t disk_size;
     image->has_identity = rhea_file_stat(image->storage, &disk_size,
@@ -116,8 +75,9 @@ static void image_identify(struct rhea_image *image)
 }
 
 /* IMAGE is one more link below TOP; is it one that is there already? */
-static int chain_check(const struct rhea_image *top,
-                       const struct rhea_image *image, struct rhea_error *err)
+static int open_check_chain(const struct rhea_image *top,
+                            const struct rhea_image *image,
+                            struct rhea_error *err)
 {
     unsigned depth = 1;
     for (; top; top = top->backing, depth++) {
@@ -135,228 +95,233 @@ static int chain_check(const struct rhea_image *top,
     return 0;
 }
 
-/* One file, without what is below it. TOP: the chain it is to be added to. */
-static int open_file(struct rhea_image **out, const char *name,
-                     const char *format, unsigned flags,
-                     const struct rhea_image *top, struct rhea_error *err)
+/* The options that are neither a child's nor common to all nodes. OUT has room
+ * for all. */
+static size_t open_own_options(struct rhea_image *image,
+                               struct rhea_option *out)
 {
-    RHEA_AUTO_FREE char *path = NULL;
-    int ret = image_name_path(name, &path, err);
-    if (ret)
-        return ret;
-    struct rhea_image *image = image_new(path, flags, err);
-    if (!image)
-        return -ENOMEM;
+    static const char *const children[] = {"file", "backing", "data-file"};
+    size_t n = 0;
+    for (size_t i = 0; i < image->options.n; i++) {
+        struct storage_option *o = &image->options.items[i];
+        bool is_child = false;
+        for (size_t c = 0; c < RHEA_ARRAY_SIZE(children); c++) {
+            size_t len = strlen(children[c]);
+            is_child |= strncmp(o->name, children[c], len) == 0 &&
+                        (o->name[len] == '.' || !o->name[len]);
+        }
+        if (o->used || is_child)
+            continue;
+        o->used = true;
+        out[n++] = (struct rhea_option){o->name, o->value};
+    }
+    return n;
+}
 
-    ret = open_storage(&image->storage, path, flags, err);
-    if (!ret) {
-        image_identify(image);
-        ret = chain_check(top, image, err);
+/* Options of a child that IMAGE does not have. */
+static int open_check_children(struct rhea_image *image, struct rhea_error *err)
+{
+    bool below = image->flags & RHEA_IMAGE_NO_BACKING;
+    const char *backing = storage_options_peek(&image->options, "backing");
+    const char *wrong = NULL;
+    for (size_t i = 0; i < image->options.n && !wrong; i++) {
+        const char *name = image->options.items[i].name;
+        if ((strncmp(name, "data-file.", 10) == 0 && !image->data_file &&
+             !(image->flags & RHEA_IMAGE_NO_IO)) ||
+            (strncmp(name, "backing.", 8) == 0 &&
+             (below || !image->format->ops->set_backing)))
+            wrong = name;
     }
-    if (!ret)
-        ret = open_lock(image->storage, flags, err);
-    if (!ret)
-        ret = open_format(image, format, err);
-    if (ret) {
-        rhea_image_close(image, NULL);
-        return ret;
-    }
-    *out = image;
+    if (wrong)
+        return rhea_error_set(err, EINVAL,
+                              below ? "option %s: only this image is looked "
+                                      "at, not what is below it"
+                                    : "option %s: the image has no such part",
+                              wrong);
+    if (backing && *backing)
+        return rhea_error_set(err, EINVAL,
+                              "option backing=%.100s: there is no node of that "
+                              "name",
+                              backing);
     return 0;
 }
 
-/* Open what is below the last image of TOP's chain. *DONE: nothing is. */
-static int open_below(struct rhea_image *top, struct rhea_image *last,
-                      bool *done, struct rhea_error *err)
+/* The format of an open storage, over which IMAGE then stands. FORMAT NULL: to
+ * be found out. */
+int image_open_format(struct rhea_image *image, const char *format,
+                      struct node_opening *opening, struct rhea_error *err)
 {
-    struct rhea_format_info info;
-    last->format->ops->info(last->format, &info);
-    *done = !info.backing_file;
-    if (*done)
-        return 0;
+    const struct rhea_format_ops *ops;
+    int ret = 0;
+    if (format) {
+        ops = image_format_find(format, err);
+        ret = ops ? 0 : -EINVAL;
+    } else {
+        ret = image_probe(image->storage, &ops, err);
+    }
+    if (ret)
+        return ret;
 
-    RHEA_AUTO_FREE char *name =
-        image_name_combine(last->filename, info.backing_file);
+    RHEA_AUTO_FREE struct rhea_option *options =
+        calloc(image->options.n + 1, sizeof(*options));
+    if (!options)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    struct image_data_file data_file = {image, opening};
+    unsigned flags = (image->flags & RHEA_IMAGE_WRITE ? RHEA_FORMAT_WRITE : 0) |
+                     (image->flags & RHEA_IMAGE_CHECK ? RHEA_FORMAT_CHECK : 0) |
+                     (image->flags & RHEA_IMAGE_NO_IO ? RHEA_FORMAT_NO_IO : 0);
+    struct rhea_format_open how = {
+        .storage = image->storage,
+        .flags = flags,
+        .options = options,
+        .n_options = image->is_protocol ? 0 : open_own_options(image, options),
+        .open_data_file = image_open_data_file,
+        .opaque = &data_file,
+    };
+    ret = ops->open(&image->format, &how, err);
+    if (!ret && !image->is_protocol)
+        ret = open_check_children(image, err);
+    if (ret)
+        return rhea_error_prefix(err, "could not open '%s' as %s",
+                                 image->filename, ops->name),
+               ret;
+    image->is_raw = ops == rhea_format_find("raw");
+    image->is_plain_raw = image->is_raw && how.n_options == 0;
+    image->guessed_raw = image->is_raw && !format;
+    if (!image->driver)
+        image->driver = ops->name;
+    return 0;
+}
+
+/* The storage below IMAGE, and what it is called. */
+static int open_storage(struct rhea_image *image, struct node_opening *opening,
+                        struct rhea_error *err)
+{
+    struct storage_options options = {0};
+    int ret = image->is_protocol
+                  ? storage_options_extract(&image->options, "", &options, err)
+                  : node_take_child(&image->options, "file", &options, err);
+    if (!ret && !image->asked && options.n == 0)
+        ret = rhea_error_set(err, EINVAL,
+                             "which file? There is no option "
+                             "file.filename");
+    if (!ret)
+        ret = node_open_storage(&image->storage, &image->file_description,
+                                image->asked, &options, image->flags, opening,
+                                err);
+    storage_options_finish(&options);
+    if (ret)
+        return ret;
+    char *name = node_description_name(&image->file_description);
     if (!name)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    unsigned flags = top->flags & (RHEA_IMAGE_NO_LOCK | RHEA_IMAGE_DIRECT |
-                                   RHEA_IMAGE_NO_IO);
-    int ret =
-        open_file(&last->backing, name, info.backing_format, flags, top, err);
-    if (ret)
-        return rhea_error_prefix(err, "backing file of '%s'", last->filename),
-               ret;
-    last->format->below_opaque = last->backing;
-    last->format->below = image_read_below;
+    free(image->filename);
+    image->filename = name;
     return 0;
 }
 
-static int open_chain(struct rhea_image *top, struct rhea_error *err)
+/* Now that all is open: how IMAGE is called. */
+static int open_describe(struct rhea_image *image, struct rhea_error *err)
 {
-    bool done = top->flags & RHEA_IMAGE_NO_BACKING;
-    if (done) {
-        struct rhea_format_info info;
-        rhea_image_info(top, &info);
-        top->blind = info.backing_file;
-    }
-    int ret = 0;
-    for (struct rhea_image *last = top; !ret && !done; last = last->backing)
-        ret = open_below(top, last, &done, err);
-    return ret;
-}
-
-int rhea_image_open(struct rhea_image **out, const char *filename,
-                    const char *format, unsigned flags, struct rhea_error *err)
-{
-    struct rhea_image *image;
-    int ret = open_file(&image, filename, format, flags, NULL, err);
+    struct node_description *d = &image->description;
+    const struct node_description *file = &image->file_description;
+    bool others;
+    if (image->is_protocol)
+        return node_description_copy(d, file, err);
+    int ret = node_describe(d, image->driver, &image->options,
+                            image->format->ops->strong_options, &others, err);
+    if (!ret)
+        ret = node_describe_child(d, "file", file, err);
+    if (!ret && image->data_file)
+        ret =
+            node_describe_child(d, "data-file", &image->data_description, err);
     if (ret)
         return ret;
-    ret = open_chain(image, err);
-    if (ret) {
-        rhea_image_close(image, NULL);
-        return ret;
-    }
-    *out = image;
+    if (file->is_protocol && file->plain && !others)
+        d->plain = strdup(file->plain);
+    d->folder = file->folder ? strdup(file->folder) : NULL;
     return 0;
 }
 
-int rhea_image_open_storage(struct rhea_image **out,
-                            struct rhea_storage *storage, const char *name,
-                            const char *format, unsigned flags,
-                            struct rhea_error *err)
+int image_rename(struct rhea_image *image, struct rhea_error *err)
 {
-    struct rhea_image *image = image_new(name, flags, err);
-    if (!image) {
-        rhea_storage_close(storage);
-        return -ENOMEM;
-    }
-    image->storage = storage;
-    image_identify(image);
-    int ret = open_format(image, format, err);
-    if (!ret)
-        ret = open_chain(image, err);
-    if (ret) {
-        rhea_image_close(image, NULL);
-        return ret;
-    }
-    *out = image;
+    char *name = node_description_name(&image->description);
+    if (!name)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    free(image->filename);
+    image->filename = name;
     return 0;
 }
 
-/* A second time the file of IMAGE, which is open for reading. */
-static int reopen_file(struct rhea_image **out, struct rhea_image *image,
-                       struct rhea_error *err)
+/* What IMAGE is to be, by its options. */
+static int open_sort_out(struct rhea_image *image, const char **format,
+                         struct rhea_error *err)
 {
-    struct rhea_image *again =
-        image_new(image->filename, image->flags | RHEA_IMAGE_WRITE, err);
-    if (!again)
-        return -ENOMEM;
-    int ret = open_storage(&again->storage, image->filename, again->flags, err);
-    if (!ret) {
-        image_identify(again);
-        if (again->has_identity != image->has_identity ||
-            again->device != image->device || again->inode != image->inode)
-            ret =
-                rhea_error_set(err, ESTALE, "'%s' was replaced by another file",
-                               image->filename);
+    if (image->asked && node_name_is_json(image->asked)) {
+        int ret = node_parse_json(image->asked, &image->options, err);
+        if (ret)
+            return ret;
+        free(image->asked);
+        image->asked = NULL;
     }
-    if (!ret)
-        ret = open_lock(again->storage, again->flags, err);
-    if (!ret)
-        ret = open_format(again, image->format->ops->name, err);
-    if (ret) {
-        rhea_image_close(again, NULL);
-        return ret;
-    }
-    *out = again;
-    return 0;
-}
-
-int rhea_image_allow_write(struct rhea_image *image, struct rhea_error *err)
-{
-    struct rhea_image *again;
-    if (image->flags & RHEA_IMAGE_WRITE)
+    *format = storage_options_peek(&image->options, "driver");
+    const struct storage_driver *driver =
+        *format ? storage_driver_find(*format) : NULL;
+    if (driver && !rhea_format_find(*format)) {
+        image->is_protocol = true;
+        image->driver = driver->name;
+        *format = "raw";
         return 0;
-    /* Our own lock must not be in the way of the new one. */
-    bool locked = !(image->flags & RHEA_IMAGE_NO_LOCK);
-    int ret = locked ? rhea_storage_lock(image->storage, RHEA_LOCK_READ,
-                                         RHEA_LOCK_ALL, err)
-                     : 0;
-    if (ret)
-        return ret;
-    ret = reopen_file(&again, image, err);
-    if (ret) {
-        open_lock(image->storage, image->flags, NULL);
-        return ret;
     }
-
-    struct rhea_storage *storage = image->storage;
-    struct rhea_format *format = image->format;
-    image->storage = again->storage;
-    image->format = again->format;
-    image->flags = again->flags;
-    image->format->below = format->below;
-    image->format->below_opaque = format->below_opaque;
-    again->storage = storage;
-    again->format = format;
-    return rhea_image_close(again, err);
-}
-
-int rhea_image_close(struct rhea_image *image, struct rhea_error *err)
-{
-    int ret = 0;
-    while (image) {
-        struct rhea_image *backing = image->backing;
-        if (image->format) {
-            int closed =
-                image->format->ops->close(image->format, ret ? NULL : err);
-            ret = ret ? ret : closed;
-        }
-        rhea_storage_close(image->storage);
-        free(image->filename);
-        free(image);
-        image = backing;
-    }
+    struct node_common common = {.flags = image->flags};
+    int ret = node_take_common(&image->options, &common, err);
+    image->flags = common.flags;
+    image->detect_zeroes = common.detect_zeroes;
     return ret;
 }
 
-uint64_t rhea_image_size(const struct rhea_image *image)
+int image_open_one(struct rhea_image **out, const char *name,
+                   const struct storage_options *options, unsigned flags,
+                   const struct rhea_image *top, struct node_opening *opening,
+                   struct rhea_error *err)
 {
-    return image->format->size;
-}
-
-const char *rhea_image_filename(const struct rhea_image *image)
-{
-    return image->filename;
-}
-
-struct rhea_format *rhea_image_format(struct rhea_image *image)
-{
-    return image->format;
-}
-
-struct rhea_storage *rhea_image_storage(struct rhea_image *image)
-{
-    return image->storage;
-}
-
-struct rhea_image *rhea_image_backing(struct rhea_image *image)
-{
-    return image->backing;
-}
-
-void rhea_image_info(struct rhea_image *image, struct rhea_format_info *info)
-{
-    memset(info, 0, sizeof(*info));
-    image->format->ops->info(image->format, info);
-}
-
-char *rhea_image_backing_path(const struct rhea_image *image)
-{
-    struct rhea_format_info info;
-    image->format->ops->info(image->format, &info);
-    if (!info.backing_file)
-        return NULL;
-    return image_resolve_path(image->filename, info.backing_file);
+    const char *format = NULL;
+    if ((flags & RHEA_IMAGE_WRITE) && (flags & RHEA_IMAGE_NO_LOCK))
+        return rhea_error_set(err, EINVAL,
+                              "an image cannot be written to without a lock");
+    int ret = node_enter(opening, err);
+    if (ret)
+        return ret;
+    struct rhea_image *image = image_new(name ? name : "image", flags, err);
+    if (!image) {
+        node_leave(opening);
+        return -ENOMEM;
+    }
+    if (name && !(image->asked = strdup(name)))
+        ret = rhea_error_set(err, ENOMEM, "out of memory");
+    if (!ret)
+        ret = storage_options_copy(options, &image->options, err);
+    if (!ret)
+        ret = open_sort_out(image, &format, err);
+    if (!ret)
+        ret = open_storage(image, opening, err);
+    if (!ret) {
+        image_identify(image);
+        ret = open_check_chain(top, image, err);
+    }
+    if (!ret)
+        ret = image_lock(image->storage, image->flags, err);
+    if (!ret)
+        ret = image_open_format(image, format, opening, err);
+    if (!ret)
+        ret = open_describe(image, err);
+    if (!ret)
+        ret = image_rename(image, err);
+    node_leave(opening);
+    if (ret) {
+        rhea_image_close(image, NULL);
+        return ret;
+    }
+    *out = image;
+    return 0;
 }

@@ -6,6 +6,7 @@
  * that an option is wrong.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "image/internal.h"
 
@@ -105,7 +106,12 @@ int image_rehearse_create(const struct rhea_format_ops *ops,
                           const struct rhea_create *how, struct rhea_error *err)
 {
     struct rehearsal r = {.head = {.ops = &rehearsal_ops, .writable = true}};
-    int ret = ops->create(&r.head, how, err);
+    struct rehearsal data = r;
+    struct rhea_create own = *how;
+    for (size_t i = 0; i < how->n_options; i++)
+        if (strcmp(how->options[i].name, "data_file") == 0)
+            own.data_file = &data.head;
+    int ret = ops->create(&r.head, &own, err);
 
-    return r.reached ? 0 : ret;
+    return r.reached || data.reached ? 0 : ret;
 }

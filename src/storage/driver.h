@@ -64,6 +64,8 @@ int storage_options_size(const struct storage_options *o, const char *name,
 int storage_options_extract(const struct storage_options *from,
                             const char *prefix, struct storage_options *to,
                             struct rhea_error *err);
+int storage_options_copy(const struct storage_options *from,
+                         struct storage_options *to, struct rhea_error *err);
 void storage_options_remove(struct storage_options *o, const char *name);
 /* The name of the first option that nobody has used; NULL: none. */
 const char *storage_options_unused(const struct storage_options *o);
@@ -105,8 +107,10 @@ struct storage_driver {
      * json:{...} name. One that ends with "." stands for all that begin with
      * it. "driver" and "filename" always are. Ends with NULL; NULL: no more. */
     const char *const *strong_options;
-    /* The bytes are those of its child (blkdebug): names relative to an image
-     * on it are relative to the child's folder; probing never finds it. */
+    /* Names relative to an image on it cannot be made out. */
+    bool no_folder;
+    /* The bytes are those of its child "image" (blkdebug): names relative to an
+     * image on it are relative to the child's folder. Its ops have inner(). */
     bool is_filter;
     /* New ones can be made: open() takes RHEA_FILE_CREATE. */
     bool can_create;

@@ -235,5 +235,6 @@ const struct rhea_storage_ops fault_storage_ops = {
     .allocate = fault_allocate,
     .extent = storage_wrapper_extent,
     .lock = storage_wrapper_lock,
+    .inner = storage_wrapper_inner,
     .close = fault_close,
 };

@@ -246,7 +246,9 @@ int rhea_file_open(struct rhea_storage **out, const char *path, unsigned flags,
 bool rhea_file_is_regular(const struct rhea_storage *s)
 {
     s = storage_innermost(s);
-    return s->ops != &file_storage_ops || ((const struct file *)s)->regular;
+    if (s->ops == &file_storage_ops)
+        return ((const struct file *)s)->regular;
+    return s->ops == &memory_storage_ops;
 }
 
 int rhea_file_stat(const struct rhea_storage *s, uint64_t *disk_size,

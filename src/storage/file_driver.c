@@ -12,9 +12,12 @@
 static int driver_parse(const char *name, struct storage_options *options,
                         struct rhea_error *err)
 {
-    return storage_options_set(options, "filename",
-                               name + storage_name_protocol(name),
-                               STORAGE_OPTION_STRING, err);
+    const struct storage_driver *named = storage_driver_of_name(name);
+    bool prefix =
+        named == &storage_driver_file || named == &storage_driver_host_device;
+    return storage_options_set(
+        options, "filename", prefix ? name + storage_name_protocol(name) : name,
+        STORAGE_OPTION_STRING, err);
 }
 
 /* Those that change nothing here, and what they may be. */
@@ -56,6 +59,7 @@ static int driver_open(struct rhea_storage **out,
                        struct rhea_error *err)
 {
     const char *filename = storage_options_get(how->options, "filename");
+    struct rhea_storage *storage;
     bool locking = true;
     if (!filename)
         return rhea_error_set(err, EINVAL,
@@ -67,19 +71,21 @@ static int driver_open(struct rhea_storage **out,
     if (!ret)
         ret = driver_get_locking(how->options, &locking, err);
     if (!ret)
-        ret = rhea_file_open(out, filename, how->flags, err);
+        ret = rhea_file_open(&storage, filename, how->flags, err);
     if (ret)
         return ret;
-    struct file *f = (struct file *)*out;
+    struct file *f = (struct file *)storage;
     f->no_lock = !locking;
-    if (f->regular == regular)
+    if (f->regular == regular) {
+        *out = storage;
         return 0;
+    }
     ret = rhea_error_set(err, EINVAL,
                          regular ? "'%s' is not a file: its driver is "
                                    "host_device"
                                  : "'%s' is not a block device",
                          filename);
-    rhea_storage_close(*out);
+    rhea_storage_close(storage);
     return ret;
 }
 

@@ -38,6 +38,8 @@ int storage_wrapper_extent(struct rhea_storage *s, uint64_t offset,
 int storage_wrapper_lock(struct rhea_storage *s, unsigned perm, unsigned shared,
                          struct rhea_error *err);
 
+struct rhea_storage *storage_wrapper_inner(const struct rhea_storage *s);
+
 /* The storage that holds the bytes behind any wrappers. */
 const struct rhea_storage *storage_innermost(const struct rhea_storage *s);
 

@@ -132,6 +132,16 @@ int storage_options_extract(const struct storage_options *from,
     return 0;
 }
 
+int storage_options_copy(const struct storage_options *from,
+                         struct storage_options *to, struct rhea_error *err)
+{
+    int ret = 0;
+    for (size_t i = 0; !ret && i < from->n; i++)
+        ret = storage_options_set(to, from->items[i].name, from->items[i].value,
+                                  from->items[i].type, err);
+    return ret;
+}
+
 static void option_finish(struct storage_option *item)
 {
     /* It may be a password. */

@@ -160,5 +160,6 @@ const struct rhea_storage_ops record_storage_ops = {
     .allocate = record_allocate,
     .extent = storage_wrapper_extent,
     .lock = storage_wrapper_lock,
+    .inner = storage_wrapper_inner,
     .close = record_close,
 };

@@ -50,9 +50,14 @@ int storage_wrapper_lock(struct rhea_storage *s, unsigned perm, unsigned shared,
     return rhea_storage_lock(inner, perm, shared, err);
 }
 
+struct rhea_storage *storage_wrapper_inner(const struct rhea_storage *s)
+{
+    return ((const struct storage_wrapper *)s)->inner;
+}
+
 const struct rhea_storage *storage_innermost(const struct rhea_storage *s)
 {
-    while (s->ops == &record_storage_ops || s->ops == &fault_storage_ops)
-        s = ((const struct storage_wrapper *)s)->inner;
+    while (s->ops->inner)
+        s = s->ops->inner(s);
     return s;
 }
