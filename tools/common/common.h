@@ -37,7 +37,10 @@ struct tool_image {
 };
 /* Open; on failure print why and return a negative errno. */
 int tool_image_open(const struct tool_image *what, struct rhea_image **image);
-/* What --object says, "secret,id=..."; prints why it cannot be had. */
+/* The same of what --image-opts names: "driver=qcow2,file.filename=..." */
+int tool_image_open_options(const char *text, unsigned flags,
+                            struct rhea_image **image);
+/* What --object says, "secret,id=..." or JSON; prints why it cannot be had. */
 int tool_object_add(const char *text);
 
 /* options.c: arguments. */
@@ -59,6 +62,9 @@ struct tool_options {
 
 /* Add "a=b,c=d,..."; ",," is a comma inside a value. */
 int tool_options_add(struct tool_options *o, const char *list);
+/* The same, where a first entry without a name is the value of FIRST. */
+int tool_options_add_first(struct tool_options *o, const char *list,
+                           const char *first);
 void tool_options_set(struct tool_options *o, const char *name,
                       const char *value);
 /* NULL: not given. */

@@ -84,6 +84,12 @@ static const char *options_entry(const char *list, char *entry)
 
 int tool_options_add(struct tool_options *o, const char *list)
 {
+    return tool_options_add_first(o, list, NULL);
+}
+
+int tool_options_add_first(struct tool_options *o, const char *list,
+                           const char *first)
+{
     size_t len = strlen(list);
     char *entry = tool_realloc(NULL, len + 1);
     const char *rest = list;
@@ -98,11 +104,14 @@ int tool_options_add(struct tool_options *o, const char *list)
         } else if (value) {
             *value = '\0';
             tool_options_set(o, entry, value + 1);
+        } else if (first) {
+            tool_options_set(o, first, entry);
         } else if (!strcmp(entry, "help") || !strcmp(entry, "?")) {
             o->help = true;
         } else {
             tool_options_set(o, entry, "on");
         }
+        first = NULL;
     } while (*rest && !bad);
     /* A comma at the end that is not the second of two. */
     if (!bad && len && *rest == '\0') {
