@@ -110,6 +110,18 @@ RHEA_API int rhea_convert_rebase(struct rhea_image *image,
                                  const struct rhea_rebase_options *options,
                                  struct rhea_error *err);
 
+/*
+ * How large a file of FORMAT would be that is created with OPTIONS and holds
+ * what SOURCE holds, or SIZE bytes of nothing where SOURCE is NULL. With a
+ * backing_file among the options, all of SOURCE counts: how much of it the
+ * backing file has is not looked at.
+ */
+RHEA_API int rhea_convert_measure(struct rhea_image *source, uint64_t size,
+                                  const char *format,
+                                  const struct rhea_option *options, size_t n,
+                                  struct rhea_measured *out,
+                                  struct rhea_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -201,7 +201,8 @@ struct rhea_measure {
     void *opaque;
     const struct rhea_option *options; /* creation options */
     size_t n_options;
-    const struct rhea_bitmap *bitmaps; /* those of the source */
+    const struct rhea_bitmap *bitmaps; /* those of the source; NULL: there is
+                                          none that could have any */
     size_t n_bitmaps;
 };
 struct rhea_measured {

@@ -264,6 +264,16 @@ static int raw_create(struct rhea_storage *storage,
     return ret;
 }
 
+/* Holes count as if they were data. */
+static int raw_measure(const struct rhea_measure *what,
+                       struct rhea_measured *out, struct rhea_error *err)
+{
+    (void)err;
+    *out = (struct rhea_measured){.required = what->size,
+                                  .fully_allocated = what->size};
+    return 0;
+}
+
 /* There are no tables: the file's size is the image's. */
 static int raw_resize(struct rhea_format *f, const struct rhea_resize *how,
                       struct rhea_error *err)
@@ -320,5 +330,6 @@ const struct rhea_format_ops rhea_format_raw = {
     .write_zeroes = raw_write_zeroes,
     .flush = raw_flush,
     .create = raw_create,
+    .measure = raw_measure,
     .resize = raw_resize,
 };

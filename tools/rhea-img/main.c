@@ -10,7 +10,8 @@ static const struct tool_command *const main_commands[] = {
     &tool_bench,   &tool_check,   &tool_commit,
     &tool_compare, &tool_convert, &tool_convert_inplace,
     &tool_create,  &tool_dd,      &tool_info,
-    &tool_map,     &tool_rebase,  &tool_resize,
+    &tool_map,     &tool_measure, &tool_rebase,
+    &tool_resize,
 };
 /* clang-format on */
 

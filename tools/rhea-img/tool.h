@@ -29,6 +29,7 @@ extern const struct tool_command tool_create;
 extern const struct tool_command tool_dd;
 extern const struct tool_command tool_info;
 extern const struct tool_command tool_map;
+extern const struct tool_command tool_measure;
 extern const struct tool_command tool_rebase;
 extern const struct tool_command tool_resize;
 
@@ -47,6 +48,8 @@ enum {
     TOOL_OPT_PATTERN,
     TOOL_OPT_PREALLOCATION,
     TOOL_OPT_SHRINK,
+    TOOL_OPT_SIZE,
+    TOOL_OPT_FORCE,
     TOOL_OPT_UNSUPPORTED, /* qemu-img has it, this program does not */
 };
 

@@ -361,3 +361,97 @@ int qcow2_create(struct rhea_storage *storage, const struct rhea_create *how,
         r = create_lay_out(&c, err);
     return r < 0 ? r : create_write(&c, storage, err);
 }
+
+/* Clusters of a refcount table and its blocks that count CLUSTERS and
+ * themselves. */
+static uint64_t measure_refcounts(const struct qcow2 *q, uint64_t clusters)
+{
+    uint64_t per_block = q->cluster_size * 8ULL >> q->refcount_order;
+    uint64_t blocks = 0, table = 0, all = clusters, last;
+
+    do {
+        last = all;
+        blocks = div_up(all, per_block);
+        table = div_up(blocks * 8, q->cluster_size);
+        all = clusters + blocks + table;
+    } while (all != last);
+    return blocks + table;
+}
+
+/* Bytes of the clusters that hold any data. */
+static int measure_data(const struct rhea_measure *what, uint32_t cluster_size,
+                        uint64_t *bytes, struct rhea_error *err)
+{
+    uint64_t at = 0, counted = 0;
+
+    *bytes = 0;
+    while (at < what->size) {
+        uint64_t length = 0, end;
+        bool data = false;
+        int r = what->next(what->opaque, at, &data, &length, err);
+
+        if (r < 0)
+            return r;
+        end = at + RHEA_MIN(length, what->size - at);
+        if (data) {
+            uint64_t from = RHEA_MAX(counted, align_down(at, cluster_size));
+
+            counted = align_up(end, cluster_size);
+            *bytes += counted - from;
+        }
+        at = end;
+    }
+    return 0;
+}
+
+/* A directory, and for each bitmap its table and all of its bits. */
+static uint64_t measure_bitmaps(const struct rhea_measure *what,
+                                uint32_t cluster_size)
+{
+    uint64_t bytes = 0, directory = 0;
+
+    for (size_t i = 0; i < what->n_bitmaps; i++) {
+        const struct rhea_bitmap *b = &what->bitmaps[i];
+        uint64_t bits = div_up(what->size, b->granularity);
+        uint64_t clusters = div_up(div_up(bits, 8), cluster_size);
+
+        bytes += clusters * cluster_size + align_up(clusters * 8, cluster_size);
+        directory += align_up(24 + strlen(b->name), 8);
+    }
+    return bytes + align_up(directory, cluster_size);
+}
+
+/* QEMU's numbers: all metadata counts, also for what holds no data. */
+int qcow2_measure(const struct rhea_measure *what, struct rhea_measured *out,
+                  struct rhea_error *err)
+{
+    const struct rhea_create how = {.size = what->size,
+                                    .options = what->options,
+                                    .n_options = what->n_options};
+    struct create c = {.preallocation = CREATE_OFF};
+    uint64_t cs, data, l2, l1, meta, required = 0;
+    int r = create_parse(&c, &how, err);
+
+    if (r == 0)
+        r = create_lay_out(&c, err);
+    if (r < 0)
+        return r;
+    cs = c.q.cluster_size;
+    data = align_up(what->size, cs);
+    l2 = div_up(data / cs, 1ULL << c.q.l2_bits);
+    l1 = div_up(l2 * 8, cs);
+    meta = 1 + l2 + l1;
+    meta += measure_refcounts(&c.q, meta + data / cs);
+    if (what->next)
+        r = measure_data(what, c.q.cluster_size, &required, err);
+    if (c.preallocation == CREATE_FALLOC || c.preallocation == CREATE_FULL)
+        required = data;
+    *out = (struct rhea_measured){
+        .required = meta * cs + required,
+        .fully_allocated = meta * cs + data,
+        .has_bitmaps = c.q.version >= 3 && what->bitmaps,
+    };
+    if (out->has_bitmaps)
+        out->bitmaps = measure_bitmaps(what, c.q.cluster_size);
+    return r;
+}

@@ -179,6 +179,7 @@ const struct rhea_format_ops rhea_format_qcow2 = {
     .check = qcow2_check,
     .walk = qcow2_walk,
     .create = qcow2_create,
+    .measure = qcow2_measure,
     .resize = qcow2_resize,
     .set_backing = qcow2_set_backing,
     .make_empty = qcow2_make_empty,

@@ -489,5 +489,7 @@ int qcow2_check_locked(struct qcow2 *q, unsigned fix, struct rhea_check *check,
 extern const struct rhea_option_help qcow2_create_options[];
 int qcow2_create(struct rhea_storage *storage, const struct rhea_create *how,
                  struct rhea_error *err);
+int qcow2_measure(const struct rhea_measure *what, struct rhea_measured *out,
+                  struct rhea_error *err);
 
 #endif
