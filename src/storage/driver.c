@@ -6,6 +6,13 @@
 const struct storage_driver *const storage_drivers[] = {
     &storage_driver_file,
     &storage_driver_host_device,
+    &storage_driver_nbd,
+    &storage_driver_http,
+    &storage_driver_https,
+    &storage_driver_ftp,
+    &storage_driver_ftps,
+    &storage_driver_null_co,
+    &storage_driver_null_aio,
     NULL,
 };
 

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* The parts of the NBD storage: nbd.c reads and writes; nbd_connect.c keeps
+ * the connections; nbd_driver.c reads names and options; nbd_lib.c loads
+ * libnbd. */
+#ifndef RHEA_STORAGE_NBD_H
+#define RHEA_STORAGE_NBD_H
+
+#include <pthread.h>
+
+#include "storage/internal.h"
+#include "storage/nbd_lib.h"
+
+/* The most connections to one export, where it may have several. */
+enum { NBD_CONNECTIONS_MAX = 4 };
+
+struct nbd {
+    struct rhea_storage head;
+    const struct nbd_lib *lib;
+    bool no_flush;
+
+    /* Where the export is: a socket's path, else host and port. */
+    char *path, *host, *port, *export;
+    unsigned open_timeout; /* seconds to go on trying to connect */
+
+    /* What the server says of the export; the same on every connection. */
+    uint64_t size;
+    bool read_only, can_flush, can_zero, has_status;
+    unsigned align;     /* of requests' offsets and lengths, a power of two */
+    size_t largest;     /* bytes a request may carry */
+    unsigned max_conns; /* 1, unless connections see each other's writes */
+
+    pthread_mutex_t lock; /* for what follows */
+    pthread_cond_t idle;  /* a connection was given back */
+    struct nbd_handle *spare[NBD_CONNECTIONS_MAX];
+    unsigned n_spare, n_conns;
+    pthread_mutex_t edges; /* held while a part of a block is rewritten */
+};
+
+/* Open the first connection, and learn all about the export. */
+int nbd_connect(struct nbd *n, struct rhea_error *err);
+void nbd_disconnect(struct nbd *n);
+/* A connection of the caller's own, until nbd_put. Waits for one. */
+struct nbd_handle *nbd_take(struct nbd *n);
+void nbd_put(struct nbd *n, struct nbd_handle *h);
+/* "could not VERB ...", with libnbd's words; the last call on this thread has
+ * failed. */
+int nbd_fail(const struct nbd *n, const char *what, struct rhea_error *err);
+
+extern const struct rhea_storage_ops nbd_storage_ops;
+
+#endif

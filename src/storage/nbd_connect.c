@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Connections to an export. There is one from the beginning. Where the server
+ * says that several see the same (NBD_FLAG_CAN_MULTI_CONN: what one flushes,
+ * the others have flushed too), more are made as threads need them.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "storage/nbd.h"
+
+enum {
+    NBD_LARGEST = 32 << 20,  /* what every server takes, by the protocol */
+    NBD_RETRY_MS = 100,      /* between attempts to connect */
+    NBD_MORE_SECONDS = 5,    /* that a further connection may take */
+    NBD_ALIGN_MAX = 1 << 16, /* the largest smallest block there may be */
+};
+
+int nbd_fail(const struct nbd *n, const char *what, struct rhea_error *err)
+{
+    const char *words = n->lib->get_error();
+    int code = n->lib->get_errno();
+
+    return rhea_error_set(err, code > 0 ? code : EIO, "%s of '%s': %s", what,
+                          storage_name(&n->head),
+                          words ? words : "the server gave no reason");
+}
+
+static int64_t connect_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+/* Connect H until DEADLINE (ms; 0: as long as it takes). */
+static int connect_handle(const struct nbd *n, struct nbd_handle *h,
+                          int64_t deadline)
+{
+    const struct nbd_lib *lib = n->lib;
+    int ret = n->path ? lib->aio_connect_unix(h, n->path)
+                      : lib->aio_connect_tcp(h, n->host, n->port);
+
+    while (ret >= 0 && !lib->aio_is_ready(h)) {
+        int64_t left = deadline ? deadline - connect_now() : INT32_MAX;
+
+        if (left <= 0 || !lib->aio_is_connecting(h))
+            return -1;
+        ret = lib->poll(h, (int)RHEA_MIN(left, (int64_t)INT32_MAX));
+    }
+    return ret < 0 ? -1 : 0;
+}
+
+static struct nbd_handle *connect_once(const struct nbd *n, int64_t deadline,
+                                       struct rhea_error *err)
+{
+    const struct nbd_lib *lib = n->lib;
+    struct nbd_handle *h = lib->create();
+
+    if (h && lib->set_export_name(h, n->export ? n->export : "") == 0 &&
+        lib->add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
+        connect_handle(n, h, deadline) == 0)
+        return h;
+    nbd_fail(n, "could not connect to the server", err);
+    lib->close(h);
+    return NULL;
+}
+
+/* Try for open_timeout seconds. A server that is starting may refuse. */
+static struct nbd_handle *connect_patiently(const struct nbd *n,
+                                            struct rhea_error *err)
+{
+    int64_t deadline = connect_now() + n->open_timeout * 1000LL;
+
+    for (;;) {
+        struct nbd_handle *h =
+            connect_once(n, n->open_timeout ? deadline : 0, err);
+        int64_t left = deadline - connect_now();
+
+        if (h || left <= 0)
+            return h;
+        usleep((useconds_t)(RHEA_MIN(left, (int64_t)NBD_RETRY_MS) * 1000));
+    }
+}
+
+static int connect_learn_sizes(struct nbd *n, struct nbd_handle *h,
+                               struct rhea_error *err)
+{
+    int64_t size = n->lib->get_size(h);
+    int64_t least = n->lib->get_block_size(h, LIBNBD_SIZE_MINIMUM);
+    int64_t most = n->lib->get_block_size(h, LIBNBD_SIZE_MAXIMUM);
+
+    if (size < 0)
+        return nbd_fail(n, "could not find out the size", err);
+    n->size = (uint64_t)size;
+    n->align = 1;
+    if (least > 1) {
+        if (least > NBD_ALIGN_MAX || least & (least - 1))
+            return rhea_error_set(err, EIO,
+                                  "the server of '%s' says that its smallest "
+                                  "block has %" PRId64 " bytes",
+                                  storage_name(&n->head), least);
+        n->align = (unsigned)least;
+    }
+    n->largest = NBD_LARGEST;
+    if (most > 0 && most < NBD_LARGEST)
+        n->largest = (size_t)align_down((uint64_t)most, n->align);
+    if (!n->largest)
+        return rhea_error_set(err, EIO,
+                              "the server of '%s' says that its largest block "
+                              "is smaller than its smallest",
+                              storage_name(&n->head));
+    return 0;
+}
+
+static int connect_learn(struct nbd *n, struct nbd_handle *h,
+                         struct rhea_error *err)
+{
+    const struct nbd_lib *lib = n->lib;
+
+    n->read_only = lib->is_read_only(h) != 0;
+    n->can_flush = lib->can_flush(h) > 0;
+    n->can_zero = lib->can_zero(h) > 0;
+    n->has_status =
+        lib->can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
+    n->max_conns = lib->can_multi_conn(h) > 0 ? NBD_CONNECTIONS_MAX : 1;
+    return connect_learn_sizes(n, h, err);
+}
+
+int nbd_connect(struct nbd *n, struct rhea_error *err)
+{
+    struct nbd_handle *h = connect_patiently(n, err);
+
+    if (!h)
+        return err && err->code ? -err->code : -EIO;
+    n->spare[n->n_spare++] = h;
+    n->n_conns = 1;
+    return connect_learn(n, h, err);
+}
+
+void nbd_disconnect(struct nbd *n)
+{
+    /* No goodbye: a server that does not answer must not keep us. */
+    while (n->n_spare)
+        n->lib->close(n->spare[--n->n_spare]);
+}
+
+/* One more connection to the same export; NULL: there will be none. */
+static struct nbd_handle *connect_more(const struct nbd *n)
+{
+    struct nbd_handle *h =
+        connect_once(n, connect_now() + NBD_MORE_SECONDS * 1000, NULL);
+
+    if (h && n->lib->get_size(h) != (int64_t)n->size) {
+        n->lib->close(h);
+        h = NULL;
+    }
+    return h;
+}
+
+struct nbd_handle *nbd_take(struct nbd *n)
+{
+    struct nbd_handle *h;
+
+    RHEA_LOCKED(&n->lock);
+    while (!n->n_spare) {
+        if (n->n_conns == n->max_conns) {
+            pthread_cond_wait(&n->idle, &n->lock);
+            continue;
+        }
+        n->n_conns++;
+        pthread_mutex_unlock(&n->lock);
+        h = connect_more(n);
+        pthread_mutex_lock(&n->lock);
+        if (h)
+            return h;
+        n->max_conns = --n->n_conns;
+    }
+    return n->spare[--n->n_spare];
+}
+
+void nbd_put(struct nbd *n, struct nbd_handle *h)
+{
+    RHEA_LOCKED(&n->lock);
+    n->spare[n->n_spare++] = h;
+    pthread_cond_signal(&n->idle);
+}
