@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "inplace/survey.h"
 
 /* --- what would be lost ------------------------------------------------ */
 
@@ -252,38 +253,6 @@ struct counter {
     uint64_t next_l2; /* the first L2 index that is not counted yet */
 };
 
-#define RUNS_MAX ((size_t)1 << 18) /* 8 MiB of memory */
-
-/* Keep RUN for staging. Doing without costs time, but is no failure. */
-static void plan_remember(struct plan *p, const struct sweep_run *run)
-{
-    if (!p->runs_complete)
-        return;
-    if (p->n_runs == p->max_runs) {
-        size_t max = p->max_runs ? p->max_runs * 2 : 1024;
-        struct sweep_run *runs =
-            max > RUNS_MAX ? NULL : realloc(p->runs, max * sizeof(*runs));
-        if (!runs) {
-            p->runs_complete = false;
-            return;
-        }
-        p->runs = runs;
-        p->max_runs = max;
-    }
-    p->runs[p->n_runs++] = *run;
-}
-
-int plan_each_run(const struct plan *p, struct source *src, sweep_fn *fn,
-                  void *opaque, struct rhea_error *err)
-{
-    if (!p->runs_complete)
-        return sweep(src, &p->layout, fn, opaque, err);
-    int ret = 0;
-    for (size_t i = 0; !ret && i < p->n_runs; i++)
-        ret = fn(opaque, &p->runs[i], err);
-    return ret;
-}
-
 static int plan_count(void *opaque, const struct sweep_run *run,
                       struct rhea_error *err)
 {
@@ -292,7 +261,6 @@ static int plan_count(void *opaque, const struct sweep_run *run,
     uint64_t first_l2 = run->cluster / p->layout.l2_entries;
     uint64_t last_l2 = (run->cluster + run->count - 1) / p->layout.l2_entries;
 
-    plan_remember(p, run);
     first_l2 = RHEA_MAX(first_l2, c->next_l2);
     if (last_l2 >= first_l2) {
         p->l2_tables += last_l2 - first_l2 + 1;
@@ -512,6 +480,7 @@ int plan_make(struct plan *p, struct source *src,
         .n_options = options->n_options,
     };
 
+    struct survey survey;
     int ret = target->choose(&p->layout, &request, err);
     /*
      * QEMU 7.2 and 8.2 write part of a QED zero cluster by filling the rest
@@ -522,15 +491,18 @@ int plan_make(struct plan *p, struct source *src,
         p->layout.has_zero = false;
     if (!ret)
         ret = plan_check_losses(p, src, options, err);
-    if (!ret)
-        ret = plan_find_used(p, src, err);
+    if (ret)
+        return ret;
+    survey_begin(&survey, p, src);
+    ret = plan_find_used(p, src, err);
     if (!ret)
         ret = plan_place_name(p, src, err);
+    ret = survey_end(&survey, ret, err);
     if (ret)
         return ret;
 
     struct counter c = {.p = p, .src = src};
-    ret = sweep(src, &p->layout, plan_count, &c, err);
+    ret = plan_each_run(p, src, plan_count, &c, err);
     if (ret)
         return ret;
     plan_place(p);

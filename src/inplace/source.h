@@ -4,6 +4,7 @@
 #define RHEA_INPLACE_SOURCE_H
 
 #include <rhea/image.h>
+#include <stdatomic.h>
 
 #include "inplace/layout.h"
 
@@ -15,6 +16,7 @@ struct source {
     uint64_t file_size;
     bool has_backing;
     struct rhea_image *backing; /* opened when first needed */
+    atomic_bool stop_sweep;     /* nobody waits for what it finds */
 };
 
 /* Open STORAGE as FORMAT. Safe to finish after failure. */

@@ -169,6 +169,8 @@ int sweep(struct source *src, const struct layout *target, sweep_fn *fn,
     for (uint64_t guest = 0; guest < s.size;) {
         struct rhea_extent e;
         uint64_t rest = s.size - guest;
+        if (atomic_load_explicit(&src->stop_sweep, memory_order_relaxed))
+            return -ECANCELED;
         int ret = src->format->ops->map(src->format, guest, rest, &e, err);
         if (ret)
             return ret;

@@ -103,6 +103,12 @@ uint64_t tidy_target(const struct tidy *t, uint64_t from);
 /* Carry the round's moves out. */
 int tidy_apply(struct tidy *t, struct rhea_error *err);
 
+/* Copy N objects whose bytes do not change. */
+int tidy_copy(struct tidy *t, const struct move *moves, size_t n,
+              struct rhea_error *err);
+/* Whether that is worth it, and leaves the file as long as it is. */
+bool tidy_copy_pays(const struct tidy *t, const struct move *moves, size_t n);
+
 /* Reference counts (layouts that have them). */
 /* Set those of the moves' destinations to 1 where they are not. */
 int tidy_claim(struct tidy *t, struct rhea_error *err);

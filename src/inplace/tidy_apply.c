@@ -145,11 +145,42 @@ static int apply_copy_slice(struct tidy *t, void *opaque, uint64_t host,
                       a->to + (host - a->from), err);
 }
 
+/* Where entries stay as they are, a table that moves is as good as data. */
+static int apply_copy_whole_l2(struct tidy *t, bool *done,
+                               struct rhea_error *err)
+{
+    const struct layout *l = &t->layout;
+    struct move *moves = malloc((l->l1_entries + 1) * sizeof(*moves));
+    size_t n = 0;
+    int ret = 0;
+
+    *done = false;
+    for (uint64_t i = 0; moves && i < l->l1_entries; i++) {
+        uint64_t from = layout_host(l, t->l1[i]) >> l->cluster_bits;
+        uint64_t to = from ? tidy_target(t, from) : 0;
+        if (to != from)
+            moves[n++] = (struct move){
+                .from = from, .to = to, .count = (uint32_t)l->l2_clusters};
+    }
+    if (moves && tidy_copy_pays(t, moves, n)) {
+        *done = true;
+        ret = tidy_copy(t, moves, n, err);
+    }
+    free(moves);
+    return ret;
+}
+
 static int apply_copy_l2(struct applier *a, struct rhea_error *err)
 {
     struct tidy *t = a->t;
     const struct layout *l = &t->layout;
     uint64_t lowest = t->moves[0].from << l->cluster_bits;
+    if (!t->data_moves) {
+        bool done;
+        int ret = apply_copy_whole_l2(t, &done, err);
+        if (ret || done)
+            return ret;
+    }
     for (uint64_t i = 0; i < l->l1_entries; i++) {
         uint64_t from = layout_host(l, t->l1[i]) >> l->cluster_bits;
         if (!from)

@@ -299,7 +299,6 @@ static int choose_single(struct chooser *c, uint64_t from,
         return 0;
     }
     bool plain = !bitmap_get(&t->tables, from);
-    t->data_moves |= plain;
     return choose_add(t, from, c->gap, 1, plain, err);
 }
 
@@ -441,7 +440,6 @@ static int choose_with(struct tidy *t, bool make_room, struct rhea_error *err)
     size_t n = 0;
 
     t->n_moves = 0;
-    t->data_moves = false;
     int ret = choose_fix_blocks(&c, err);
     if (!ret)
         ret = choose_blocks(t, make_room, &blocks, &n, err);
@@ -459,6 +457,20 @@ static int choose_with(struct tidy *t, bool make_room, struct rhea_error *err)
     return ret;
 }
 
+/* Whether some cluster moves that L2 tables point to: all that hold no
+ * pointers do, but for blocks of reference counts. */
+static bool choose_moves_data(const struct tidy *t)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < t->n_moves; i++)
+        n += t->moves[i].plain;
+    for (uint64_t i = 0; i < t->refblocks; i++) {
+        uint64_t from = t->reftable[i] >> t->layout.cluster_bits;
+        n -= from && tidy_target(t, from) != from;
+    }
+    return n > 0;
+}
+
 int tidy_choose(struct tidy *t, struct rhea_error *err)
 {
     int ret = choose_with(t, false, err);
@@ -471,5 +483,6 @@ int tidy_choose(struct tidy *t, struct rhea_error *err)
     }
     if (t->n_moves)
         qsort(t->moves, t->n_moves, sizeof(t->moves[0]), choose_compare);
+    t->data_moves = choose_moves_data(t);
     return ret;
 }

@@ -41,6 +41,24 @@ class ConvertInplace(tool.Case):
                     self.sound(fmt, to)
                     self.identical('raw', 'raw', fmt, to)
 
+    def test_a_large_image_that_takes_two_threads(self):
+        # 10 MiB of tables: planning and tidying share the work. Each place is
+        # known by what was written there.
+        size = 80 << 30
+        self.qemu('create', '-q', '-f', 'qcow2', '-o',
+                  'preallocation=metadata', 'large', str(size))
+        places = [n * (size // 40) + n * 512 for n in range(40)]
+        self.qemu_io('large', 'qcow2',
+                     *[f'write -q -P {n + 1} {at} 70000'
+                       for n, at in enumerate(places)])
+        for fmt in ('qed', 'qcow2', 'qed', 'qcow2'):
+            self.rhea('convert-inplace', '-q', '-O', fmt, 'large')
+            self.qemu_io('large', fmt,
+                         *[f'read -q -P {n + 1} {at} 70000'
+                           for n, at in enumerate(places)])
+            self.rhea('check', '-q', 'large')
+        self.sound('large', 'qcow2')
+
     def test_options_of_the_target(self):
         self.rhea('convert-inplace', '-f', 'qed', '-O', 'qcow2', '-o',
                   'refcount_bits=8', 'qed')
