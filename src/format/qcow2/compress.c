@@ -241,6 +241,9 @@ int qcow2_write_compressed(struct rhea_format *f, uint64_t offset,
     struct qcow2 *q = qcow2_of(f);
     RHEA_AUTO_FREE uint8_t *padded = NULL;
 
+    if (q->crypt_method)
+        return rhea_error_set(err, ENOTSUP,
+                              "an encrypted image cannot hold compressed data");
     if (!is_aligned(offset, q->cluster_size) || offset >= f->size ||
         len != RHEA_MIN(q->cluster_size, f->size - offset))
         return rhea_error_set(err, EINVAL,

@@ -2,8 +2,9 @@
 /*
  * New images. Everything in the file is used and stands in this order, so that
  * all sizes follow from each other at once: header, refcount table, refcount
- * blocks, L1 table, and with preallocation L2 tables and data clusters. The
- * header is written last, after a flush: until then it is no image.
+ * blocks, L1 table, encryption header, and with preallocation L2 tables and
+ * data clusters. The header is written last, after a flush: until then it is no
+ * image.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +23,17 @@ const struct rhea_option_help qcow2_create_options[] = {
     {"preallocation", "string",
      "what is allocated: off (the default), metadata, falloc or full"},
     {"compression_type", "string", "zlib (the default) or zstd"},
+    {"encryption", "bool", "old form of encrypt.format=aes"},
+    {"encrypt.format", "string", "encrypt the image: luks or, of old, aes"},
+    {"encrypt.key-secret", "string", "ID of the secret with the passphrase"},
+    {"encrypt.cipher-alg", "string", "such as aes-256 (the default)"},
+    {"encrypt.cipher-mode", "string", "xts (the default), cbc, ctr or ecb"},
+    {"encrypt.ivgen-alg", "string", "plain64 (the default), plain or essiv"},
+    {"encrypt.ivgen-hash-alg", "string", "hash for essiv"},
+    {"encrypt.hash-alg", "string",
+     "hash that keys are derived by (default: sha256)"},
+    {"encrypt.iter-time", "number",
+     "milliseconds that trying a passphrase takes (default: 2000)"},
     {"extended_l2", "bool",
      "subclusters, for clusters of 16K and more (default: off)"},
     {NULL, NULL, NULL},
@@ -37,9 +49,10 @@ enum create_preallocation {
 struct create {
     struct qcow2 q; /* only what the header is made of */
     enum create_preallocation preallocation;
+    struct qcow2_crypt_create crypt;
     /* Clusters. */
-    uint64_t table, blocks, l1, l2, data;
-    uint64_t table_at, blocks_at, l1_at, l2_at, data_at, end;
+    uint64_t table, blocks, l1, crypto, l2, data;
+    uint64_t table_at, blocks_at, l1_at, crypto_at, l2_at, data_at, end;
 };
 
 static int create_bad(const struct rhea_option *o, const char *what,
@@ -128,6 +141,8 @@ static int create_parse_option(struct create *c, const struct rhea_option *o,
         c->q.incompatible = on ? QCOW2_INCOMPAT_EXTENDED_L2 : 0;
         return r;
     }
+    if (qcow2_crypt_create_option(&c->crypt, o, &r, err))
+        return r;
     return option_unknown(o, "qcow2", err);
 }
 
@@ -167,13 +182,13 @@ static int create_parse(struct create *c, const struct rhea_create *how,
                         struct rhea_error *err)
 {
     struct qcow2 *q = &c->q;
+    int r;
 
     q->version = 3;
     q->cluster_bits = 16;
     q->refcount_order = 4;
     for (size_t i = 0; i < how->n_options; i++) {
-        int r = create_parse_option(c, &how->options[i], err);
-
+        r = create_parse_option(c, &how->options[i], err);
         if (r < 0)
             return r;
     }
@@ -184,7 +199,8 @@ static int create_parse(struct create *c, const struct rhea_create *how,
     /* The header only reads them. */
     q->backing_file = (char *)(uintptr_t)how->backing_file;
     q->backing_format = (char *)(uintptr_t)how->backing_format;
-    return create_check_options(c, how, err);
+    r = qcow2_crypt_prepare(&c->crypt, false, err);
+    return r < 0 ? r : create_check_options(c, how, err);
 }
 
 /* Where everything goes. */
@@ -205,12 +221,13 @@ static int create_lay_out(struct create *c, struct rhea_error *err)
                               q->f.size, cs);
     q->l1_size = (uint32_t)entries;
     c->l1 = div_up(entries * 8, cs);
+    c->crypto = div_up(c->crypt.luks.payload, cs);
     if (c->preallocation != CREATE_OFF) {
         c->l2 = entries;
         c->data = clusters;
     }
     per_block = cs * 8 >> q->refcount_order;
-    fixed = 1 + c->l1 + c->l2 + c->data;
+    fixed = 1 + c->l1 + c->crypto + c->l2 + c->data;
     c->table = c->blocks = 1;
     for (;;) {
         uint64_t blocks = div_up(fixed + c->table + c->blocks, per_block);
@@ -228,12 +245,18 @@ static int create_lay_out(struct create *c, struct rhea_error *err)
     c->table_at = 1;
     c->blocks_at = c->table_at + c->table;
     c->l1_at = c->blocks_at + c->blocks;
-    c->l2_at = c->l1_at + c->l1;
+    c->crypto_at = c->l1_at + c->l1;
+    c->l2_at = c->crypto_at + c->crypto;
     c->data_at = c->l2_at + c->l2;
     c->end = c->data_at + c->data;
     if (c->end > QCOW2_MAX_HOST >> q->cluster_bits)
         return rhea_error_set(err, EFBIG, "the image's size is too large");
     q->l1_offset = c->l1_at << q->cluster_bits;
+    q->crypt_method = c->crypt.method;
+    if (c->crypto) {
+        q->crypto_offset = c->crypto_at << q->cluster_bits;
+        q->crypto_length = c->crypt.luks.payload;
+    }
     q->reftable_offset = c->table_at << q->cluster_bits;
     q->reftable_clusters = (uint32_t)c->table;
     return 0;
@@ -344,6 +367,8 @@ static int create_write(struct create *c, struct rhea_storage *s,
                                err);
     if (r == 0)
         r = create_write_l2(c, s, err);
+    if (r == 0 && c->crypto)
+        r = luks_create(s, q->crypto_offset, &c->crypt.luks, err);
     if (r == 0)
         r = rhea_storage_flush(s, err);
     if (r == 0)

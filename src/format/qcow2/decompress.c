@@ -188,7 +188,7 @@ int qcow2_read(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
     int r;
 
     if (offset >= f->size || len > f->size - offset ||
-        len > q->cluster_size - in)
+        (len > q->cluster_size - in && !q->crypt_method))
         return rhea_error_set(err, EINVAL,
                               "%zu bytes at guest offset 0x%" PRIx64
                               " are not inside one cluster",
@@ -200,7 +200,13 @@ int qcow2_read(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
         return r;
     /* It may have been written anew since the caller looked. */
     if (!(e.entry & QCOW2_COMPRESSED))
+        return q->crypt_method ? qcow2_crypt_read(q, offset, buf, len, err)
+                               : qcow2_read_guest(q, offset, buf, len, err);
+    /* Of an encrypted image: compressed since the caller looked. */
+    if (len > q->cluster_size - in) {
+        pthread_rwlock_unlock(&q->data);
         return qcow2_read_guest(q, offset, buf, len, err);
+    }
     r = decompress_part(q, e.entry, in, buf, len, err);
     pthread_rwlock_unlock(&q->data);
     return r;

@@ -34,10 +34,6 @@ bool qcow2_table_in_file(struct qcow2 *q, uint64_t host, uint64_t length)
 
 int qcow2_data_refuse(const struct qcow2 *q, struct rhea_error *err)
 {
-    if (q->crypt_method)
-        return rhea_error_set(err, ENOTSUP,
-                              "the image is encrypted, and this program cannot "
-                              "decrypt it");
     if (qcow2_external(q))
         return rhea_error_set(err, ENOTSUP,
                               "the image keeps its data in another file%s%s, "
@@ -346,9 +342,14 @@ int qcow2_map(struct rhea_format *f, uint64_t offset, uint64_t len,
               struct rhea_extent *extent, struct rhea_error *err)
 {
     struct qcow2 *q = qcow2_of(f);
+    int r;
 
     RHEA_LOCKED(&q->lock);
-    return qcow2_map_locked(q, offset, len, extent, err);
+    r = qcow2_map_locked(q, offset, len, extent, err);
+    /* Inside of the driver it is data like any other. */
+    if (r == 0 && q->crypt_method && extent->kind == RHEA_EXTENT_DATA)
+        extent->kind = RHEA_EXTENT_ENCRYPTED;
+    return r;
 }
 
 /* The data lock is taken while LOCK is held, so that nothing can become free
@@ -361,9 +362,13 @@ int qcow2_map_hold(struct rhea_format *f, uint64_t offset, uint64_t len,
 
     RHEA_LOCKED(&q->lock);
     r = qcow2_map_locked(q, offset, len, extent, err);
-    if (r == 0 && extent->kind == RHEA_EXTENT_DATA)
+    if (r < 0 || extent->kind != RHEA_EXTENT_DATA)
+        return r;
+    if (q->crypt_method)
+        extent->kind = RHEA_EXTENT_ENCRYPTED;
+    else
         pthread_rwlock_rdlock(&q->data);
-    return r;
+    return 0;
 }
 
 void qcow2_map_release(struct rhea_format *f)

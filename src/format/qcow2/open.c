@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qcow2, versions 2 and 3: opening, closing, what an image says of itself, and
- * the driver's table. Not supported: reading and writing encrypted guest data
- * and external data files (both are recognised), keeping persistent bitmaps up
- * to date (writing marks them as out of date).
+ * the driver's table. Not supported: reading and writing external data files
+ * (they are recognised), keeping persistent bitmaps up to date (writing marks
+ * them as out of date).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +22,7 @@ static int qcow2_probe(const uint8_t *head, size_t len)
 static void open_release(struct qcow2 *q)
 {
     qcow2_header_finish(q);
+    qcow2_crypt_finish(q);
     qcow2_cache_finish(&q->l2);
     qcow2_refs_finish(q);
     qcow2_z_forget(q);
@@ -76,10 +77,8 @@ static int qcow2_open(struct rhea_format **out,
                       struct rhea_error *err)
 {
     struct qcow2 *q;
-    int r = option_none(how, "qcow2", err);
+    int r;
 
-    if (r < 0)
-        return r;
     q = calloc(1, sizeof(*q));
     if (!q)
         return rhea_error_set(err, ENOMEM, "out of memory");
@@ -90,6 +89,8 @@ static int qcow2_open(struct rhea_format **out,
     r = qcow2_header_read(q, err);
     if (r == 0)
         r = open_tables(q, err);
+    if (r == 0)
+        r = qcow2_crypt_open(q, how->options, how->n_options, err);
     if (r < 0) {
         open_release(q);
         return r;
@@ -124,6 +125,7 @@ static int qcow2_facts(struct rhea_format *f, struct rhea_facts *facts,
                         q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
     rhea_facts_number(facts, "refcount bits", "refcount-bits",
                       1U << q->refcount_order);
+    qcow2_crypt_facts(q, facts);
     if (q->version == 2)
         return 0;
     if (q->data_file)

@@ -15,6 +15,7 @@
  *   check.c         consistency            repair.c        new refcounts
  *   snapshot_fix.c  snapshot table         backing.c       another backing file
  *   empty.c         unallocate everything  resize.c        virtual size
+ *   crypt.c         encryption
  *
  * Locks, in the order in which they may be taken:
  *   lock      all mutable members, unless they say otherwise
@@ -22,6 +23,7 @@
  *             were looked up under LOCK, and taken while LOCK is held; held for
  *             writing (under LOCK) while freed clusters become free to use
  *   z.lock    the decompressed clusters, and idle compressors
+ *   crypt.sectors  see crypt.c
  */
 #ifndef RHEA_FORMAT_QCOW2_H
 #define RHEA_FORMAT_QCOW2_H
@@ -34,6 +36,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/qcow2/crypt.h"
 
 #define QCOW2_MAGIC 0x514649fbU
 
@@ -199,6 +202,7 @@ struct qcow2 {
     uint32_t n_bitmaps; /* in the extension, consistent or not */
     uint64_t bitmap_dir_offset, bitmap_dir_size;
     uint64_t crypto_offset, crypto_length;
+    struct qcow2_crypt crypt;
     struct qcow2_snapshot *snapshots; /* NULL when opened to be checked */
 
     /* Derived; constant. */
@@ -338,7 +342,7 @@ int qcow2_map(struct rhea_format *f, uint64_t offset, uint64_t len,
 int qcow2_map_hold(struct rhea_format *f, uint64_t offset, uint64_t len,
                    struct rhea_extent *extent, struct rhea_error *err);
 void qcow2_map_release(struct rhea_format *f);
-/* Refuse guest data that is encrypted or lies in another file. */
+/* Refuse guest data that lies in another file. */
 int qcow2_data_refuse(const struct qcow2 *q, struct rhea_error *err);
 
 /* decompress.c, compress.c */

@@ -56,6 +56,7 @@ int qcow2_note_tables(struct qcow2 *q, struct rhea_error *err)
         {q->l1_offset, (uint64_t)q->l1_size * 8},
         {q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits},
         {q->snapshots_offset, q->snapshots_length},
+        {q->crypto_offset, q->crypto_length},
     };
     int r;
 

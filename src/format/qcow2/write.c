@@ -248,6 +248,8 @@ static int write_plan_alloc(struct qcow2 *q, struct write_step *step,
     r = qcow2_alloc(q, n, &cluster, &got, &step->fresh, err);
     if (r < 0)
         return r;
+    /* Encrypted, zeroes have to be written. */
+    step->fresh = step->fresh && !q->crypt_method;
     step->alloc = true;
     step->host = cluster << q->cluster_bits;
     step->clusters = (unsigned)got;
@@ -311,8 +313,8 @@ static int write_host(struct qcow2 *q, const struct write_step *step,
 {
     if (!len)
         return 0;
-    return rhea_storage_write(q->f.storage, buf, len,
-                              step->host + (guest - step->base), err);
+    return qcow2_data_write(q, q->f.storage, step->host + (guest - step->base),
+                            guest, buf, len, err);
 }
 
 /* Copy guest bytes that the caller does not write to their new place. */
@@ -436,7 +438,10 @@ int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
     struct qcow2 *q = qcow2_of(f);
     const uint8_t *at = buf;
     uint64_t end;
+    int refused = qcow2_crypt_refuse(q, err);
 
+    if (refused)
+        return refused;
     if (!range_inside(offset, len, f->size))
         return rhea_error_set(err, EINVAL,
                               "%zu bytes at guest offset 0x%" PRIx64
