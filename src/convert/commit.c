@@ -5,10 +5,8 @@
  *
  * What the guest sees through the top image is the same at every moment: all
  * that is written into BASE is what the images above it have, and so hide. The
- * order is: where BASE is to grow over a longer backing image, zeroes in the
- * top image, which BASE's new part does not show yet; BASE's size; its data;
- * BASE is flushed; only then is the top image emptied. After a crash the same
- * command does all of it again.
+ * order is: BASE's size, its data, BASE is flushed; only then is the top image
+ * emptied. After a crash the same command does all of it again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -35,60 +33,6 @@ static bool commit_stopped(void *opaque)
     const struct commit *c = opaque;
 
     return rhea_progress_cancelled(c->options->progress);
-}
-
-/* The largest size below IMAGE: no byte past it comes from there. */
-static uint64_t commit_backing_end(struct rhea_image *image)
-{
-    struct rhea_image *below = rhea_image_backing(image);
-
-    return below ? rhea_image_size(below) : 0;
-}
-
-/* Where the images above BASE leave [offset, end) to it, say in the top image
- * that it reads as zeroes. */
-static int commit_pin_zeroes(struct commit *c, uint64_t offset, uint64_t end,
-                             struct rhea_error *err)
-{
-    struct rhea_image_extent e;
-    int ret = 0;
-
-    for (; offset < end && ret == 0; offset += e.extent.length) {
-        ret = rhea_image_map(c->top, offset, end - offset, &e, err);
-        if (ret == 0 && e.extent.kind == RHEA_EXTENT_UNALLOCATED)
-            ret = convert_write_zeroes(c->top, offset, e.extent.length, err);
-    }
-    if (ret == 0)
-        ret = rhea_image_flush(c->top, err);
-    return convert_blame(ret, c->top, err);
-}
-
-/* Make BASE as large as the top image. */
-static int commit_grow(struct commit *c, struct rhea_error *err)
-{
-    struct rhea_format *format = rhea_image_format(c->base);
-    struct rhea_resize how = {.size = rhea_image_size(c->top)};
-    uint64_t old = rhea_image_size(c->base);
-    uint64_t shown = RHEA_MIN(how.size, commit_backing_end(c->base));
-    int ret = 0;
-
-    if (old >= how.size)
-        return 0;
-    if (!format->ops->resize)
-        return convert_blame(
-            rhea_error_set(err, ENOTSUP,
-                           "it is smaller than the image to be committed, and "
-                           "%s images cannot be resized",
-                           format->ops->name),
-            c->base, err);
-    if (shown > old)
-        ret = commit_pin_zeroes(c, old, shown, err);
-    if (ret < 0)
-        return ret;
-    ret = format->ops->resize(format, &how, err);
-    if (ret == 0 && shown > old)
-        ret = convert_write_zeroes(c->base, old, shown - old, err);
-    return convert_blame(ret, c->base, err);
 }
 
 static int commit_data(struct commit *c, uint64_t offset, uint64_t length,
@@ -140,8 +84,11 @@ static int commit_run(struct commit *c, uint64_t *offset,
 static int commit_copy(struct commit *c, struct rhea_error *err)
 {
     uint64_t size = rhea_image_size(c->top), offset = 0;
-    int ret = commit_grow(c, err);
+    struct rhea_resize grow = {.size = size};
+    int ret = 0;
 
+    if (rhea_image_size(c->base) < size)
+        ret = rhea_image_resize(c->base, &grow, err);
     while (ret == 0 && offset < size) {
         if (commit_stopped(c))
             return rhea_error_set(err, ECANCELED, "stopped");
