@@ -287,6 +287,10 @@ struct rhea_format_ops {
      * the image writes zeroes instead. */
     int (*write_zeroes)(struct rhea_format *f, uint64_t offset, uint64_t len,
                         bool unmap, struct rhea_error *err);
+    /* The guest needs these bytes no more: what can be given back of them is,
+     * and reads as zeroes from then on; the rest stays. NULL: nothing can. */
+    int (*discard)(struct rhea_format *f, uint64_t offset, uint64_t len,
+                   struct rhea_error *err);
     /* Write one whole, so far unallocated cluster (or the image's last part)
      * compressed. NULL: cannot. */
     int (*write_compressed)(struct rhea_format *f, uint64_t offset,

@@ -86,6 +86,9 @@ RHEA_API int rhea_image_write(struct rhea_image *image, const void *buf,
 RHEA_API int rhea_image_write_zeroes(struct rhea_image *image, uint64_t offset,
                                      uint64_t len, bool unmap,
                                      struct rhea_error *err);
+/* The guest needs these bytes no more; see rhea_format_ops.discard. */
+RHEA_API int rhea_image_discard(struct rhea_image *image, uint64_t offset,
+                                uint64_t len, struct rhea_error *err);
 RHEA_API int rhea_image_flush(struct rhea_image *image, struct rhea_error *err);
 
 /* A run of guest bytes, looked up through the chain. */

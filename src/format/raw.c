@@ -207,6 +207,12 @@ static int raw_write_zeroes(struct rhea_format *f, uint64_t offset,
                              len, unmap, err);
 }
 
+static int raw_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                       struct rhea_error *err)
+{
+    return rhea_storage_zero(f->storage, offset, len, true, err);
+}
+
 static int raw_flush(struct rhea_format *f, struct rhea_error *err)
 {
     return rhea_storage_flush(f->storage, err);
@@ -328,6 +334,7 @@ const struct rhea_format_ops rhea_format_raw = {
     .map = raw_map,
     .write = raw_write,
     .write_zeroes = raw_write_zeroes,
+    .discard = raw_discard,
     .flush = raw_flush,
     .create = raw_create,
     .measure = raw_measure,

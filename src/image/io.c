@@ -186,6 +186,16 @@ int rhea_image_write_zeroes(struct rhea_image *image, uint64_t offset,
     return ops->write_zeroes(image->format, offset, len, unmap, err);
 }
 
+int rhea_image_discard(struct rhea_image *image, uint64_t offset, uint64_t len,
+                       struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = io_check_write(image, offset, len, err);
+    if (ret || len == 0 || !ops->discard)
+        return ret;
+    return ops->discard(image->format, offset, len, err);
+}
+
 int rhea_image_flush(struct rhea_image *image, struct rhea_error *err)
 {
     if (!(image->flags & RHEA_IMAGE_WRITE))

@@ -76,6 +76,9 @@ void tool_options_finish(struct tool_options *o);
  * ONLY names (ends with NULL). Returns the exit code. */
 int tool_options_help(const char *format, const char *const *only);
 
+/* facts.c: one a line, indented under a heading of the caller's. */
+void tool_facts_print(const struct rhea_facts *facts);
+
 /* output.c */
 
 /* "1.5 GiB", three significant digits as qemu-img prints them. */

@@ -22,8 +22,6 @@ struct info_view {
     struct rhea_facts facts;
 };
 
-enum { INFO_DEPTH_MAX = 8 };
-
 static int info_view_init(struct info_view *v, struct rhea_image *image,
                           struct rhea_error *err)
 {
@@ -44,40 +42,6 @@ static int info_view_init(struct info_view *v, struct rhea_image *image,
     if (ret == 0 && v->facts.failed)
         ret = rhea_error_set(err, ENOMEM, "out of memory");
     return ret;
-}
-
-/*
- * A level is indented by four spaces more, an element of a list is called by
- * its number.
- */
-static void info_print_facts(const struct rhea_facts *facts)
-{
-    /* For each level, the number of the next element; -1: names. */
-    int index[INFO_DEPTH_MAX] = {-1};
-    unsigned depth = 0;
-
-    for (size_t i = 0; i < facts->n; i++) {
-        const struct rhea_fact *fact = &facts->items[i];
-
-        if (fact->type == RHEA_FACT_END) {
-            depth--;
-            continue;
-        }
-        printf("%*s", 4 * (int)(depth + 1), "");
-        if (index[depth] >= 0)
-            printf("[%d]:", index[depth]++);
-        else
-            printf("%s:", fact->name);
-        if (fact->type == RHEA_FACT_STRING)
-            printf(" %s", fact->string);
-        else if (fact->type == RHEA_FACT_NUMBER)
-            printf(" %ju", (uintmax_t)fact->number);
-        else if (fact->type == RHEA_FACT_BOOL)
-            printf(" %s", fact->number ? "true" : "false");
-        else if (depth + 1 < INFO_DEPTH_MAX)
-            index[++depth] = fact->type == RHEA_FACT_LIST ? 0 : -1;
-        putchar('\n');
-    }
 }
 
 static void info_print_backing(const struct info_view *v)
@@ -116,7 +80,7 @@ static void info_print_human(const struct info_view *v)
         printf("persistent bitmaps: %u\n", v->info.bitmaps);
     if (v->facts.n)
         printf("Format specific information:\n");
-    info_print_facts(&v->facts);
+    tool_facts_print(&v->facts);
 }
 
 /* The value of the fact at *AT, which then is behind it. */

@@ -176,6 +176,7 @@ const struct rhea_format_ops rhea_format_qcow2 = {
     .read = qcow2_read,
     .write = qcow2_write,
     .write_zeroes = qcow2_write_zeroes,
+    .discard = qcow2_discard,
     .write_compressed = qcow2_write_compressed,
     .flush = qcow2_flush,
     .check = qcow2_check,

@@ -463,6 +463,8 @@ void qcow2_flight_end(struct qcow2 *q, struct qcow2_flight *flight);
 /* zero.c */
 int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                        bool unmap, struct rhea_error *err);
+int qcow2_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                  struct rhea_error *err);
 
 /* backing.c, empty.c */
 int qcow2_set_backing(struct rhea_format *f, const char *file,

@@ -176,3 +176,18 @@ int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
         r = zero_write(q, to, end, err);
     return r;
 }
+
+/* Only whole clusters can be given back. Version 2 could not keep the backing
+ * file from showing through. */
+int qcow2_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                  struct rhea_error *err)
+{
+    struct qcow2 *q = qcow2_of(f);
+    uint64_t end = offset + len, from = align_up(offset, q->cluster_size);
+
+    if (q->version < 3 && q->backing_file)
+        return 0;
+    if (end < f->size)
+        end = align_down(end, q->cluster_size);
+    return from < end ? qcow2_write_zeroes(f, from, end - from, true, err) : 0;
+}

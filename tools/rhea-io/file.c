@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening, closing and opening again. */
+#include <errno.h>
+
+#include "base/cleanup.h"
+#include "io.h"
+
+void io_how_finish(struct io_how *how)
+{
+    free(how->name);
+    free(how->format);
+    free(how->cache);
+    tool_options_finish(&how->options);
+    *how = (struct io_how){.name = NULL};
+}
+
+static unsigned file_flags(const struct io_how *how)
+{
+    return (how->read_only || how->snapshot ? 0 : RHEA_IMAGE_WRITE) |
+           (how->no_lock ? RHEA_IMAGE_NO_LOCK : 0);
+}
+
+static int file_open(const struct io_how *how, struct rhea_image **image)
+{
+    struct tool_image what = {
+        .name = how->name,
+        .format = how->format,
+        .image_opts = how->image_opts,
+        .cache = how->cache,
+        .flags = file_flags(how),
+    };
+
+    if (how->options.n == 1 && !strcmp(how->options.items[0].name, "driver")) {
+        what.format = how->options.items[0].value;
+    } else if (how->options.n) {
+        tool_error("of options, only driver is supported");
+        return -ENOTSUP;
+    }
+    if (!how->name) {
+        tool_error("which file is to be opened?");
+        return -EINVAL;
+    }
+    return tool_image_open(&what, image);
+}
+
+/* A new image over the one at PATH, in memory: what is written to it is gone
+ * when it is closed. */
+static int file_overlay(const char *path, const char *format, uint64_t size,
+                        struct rhea_image **image, struct rhea_error *err)
+{
+    const struct rhea_format_ops *qcow2 = rhea_format_find("qcow2");
+    struct rhea_create how = {
+        .size = size, .backing_file = path, .backing_format = format};
+    struct rhea_storage *memory;
+    int ret = rhea_memory_open(&memory, INT64_MAX, err);
+
+    if (ret == 0) {
+        ret = qcow2->create(memory, &how, err);
+        if (ret < 0)
+            rhea_storage_close(memory);
+    }
+    if (ret == 0)
+        ret = rhea_image_open_storage(image, memory, path, "qcow2",
+                                      RHEA_IMAGE_WRITE, err);
+    return ret;
+}
+
+/* Put an overlay on *IMAGE. */
+static int file_snapshot(const struct io_how *how, struct rhea_image **image)
+{
+    RHEA_AUTO_FREE char *path = how->name ? realpath(how->name, NULL) : NULL;
+    const char *format = rhea_image_format(*image)->ops->name;
+    uint64_t size = rhea_image_size(*image);
+    struct rhea_error err;
+    int ret = 0;
+
+    rhea_image_close(*image, NULL);
+    *image = NULL;
+    if (!path || how->image_opts || how->options.n)
+        ret = rhea_error_set(&err, ENOTSUP,
+                             "-s works with a plain file name only");
+    if (ret == 0)
+        ret = file_overlay(path, format, size, image, &err);
+    if (ret < 0)
+        tool_fail(how->name ? how->name : "-s", &err, 1);
+    return ret;
+}
+
+/* Writes reach the disk at once unless a cache mode says that they need not. */
+static bool file_writethrough(const struct io_how *how)
+{
+    return !how->cache || !strcmp(how->cache, "writethrough") ||
+           !strcmp(how->cache, "directsync");
+}
+
+int io_open(struct io *io, struct io_how *how)
+{
+    struct rhea_image *image;
+    int ret = -EINVAL;
+
+    if (io->image)
+        tool_error("an image is open already; `close` it first");
+    else
+        ret = file_open(how, &image);
+    if (ret == 0 && how->snapshot)
+        ret = file_snapshot(how, &image);
+    if (ret < 0) {
+        io_how_finish(how);
+        return ret;
+    }
+    io->image = image;
+    io_how_finish(&io->how);
+    io->how = *how;
+    io->writethrough = file_writethrough(how);
+    *how = (struct io_how){.name = NULL};
+    return 0;
+}
+
+int io_close(struct io *io)
+{
+    struct rhea_error err;
+    int ret;
+
+    io_aio_drain(io);
+    if (!io->image)
+        return 0;
+    ret = rhea_image_close(io->image, &err);
+    io->image = NULL;
+    if (ret < 0)
+        tool_fail(io->how.name ? io->how.name : "the image", &err, 1);
+    return ret;
+}
+
+static int close_run(struct io *io, int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    return io_close(io);
+}
+
+/* An option of `open` or of the program. */
+int io_how_option(struct io_how *how, int c, const char *value)
+{
+    bool direct, unsafe;
+
+    switch (c) {
+    case 'r':
+        how->read_only = true;
+        return 0;
+    case 's':
+        how->snapshot = true;
+        return 0;
+    case 'C':
+        how->copy_on_read = true;
+        return 0;
+    case 'U':
+        how->no_lock = true;
+        return 0;
+    case 'k':
+        return 0;
+    case 'n':
+        value = "none";
+        __attribute__((fallthrough));
+    case 't':
+        if (tool_get_cache(value, &direct, &unsafe) < 0)
+            return -EINVAL;
+        free(how->cache);
+        how->cache = tool_strdup(value);
+        return 0;
+    case 'd':
+        how->no_discard = !strcmp(value, "off") || !strcmp(value, "ignore");
+        if (how->no_discard || !strcmp(value, "on") || !strcmp(value, "unmap"))
+            return 0;
+        tool_error("there is no discard mode '%s'", value);
+        return -EINVAL;
+    case 'i':
+        if (!strcmp(value, "threads") || !strcmp(value, "native") ||
+            !strcmp(value, "io_uring"))
+            return 0;
+        tool_error("there is no asynchronous mode '%s'", value);
+        return -EINVAL;
+    default:
+        return -ENOENT;
+    }
+}
+
+static int open_run(struct io *io, int argc, char **argv)
+{
+    struct io_how how = {.image_opts = io->image_opts};
+    int c, ret = 0;
+
+    while (ret == 0 && (c = getopt(argc, argv, "snCro:ki:t:d:U")) != -1) {
+        if (c == 'o')
+            ret = tool_options_add(&how.options, optarg);
+        else
+            ret = io_how_option(&how, c, optarg);
+    }
+    if (ret == -ENOENT || (ret == 0 && optind < argc - 1))
+        ret = io_usage(&io_open_command);
+    if (ret == 0 && how.image_opts && how.options.n) {
+        tool_error("-o and --image-opts exclude each other");
+        ret = -EINVAL;
+    }
+    if (ret < 0) {
+        io_how_finish(&how);
+        return ret;
+    }
+    if (optind < argc)
+        how.name = tool_strdup(argv[optind]);
+    return io_open(io, &how);
+}
+
+static void how_copy(struct io_how *to, const struct io_how *from)
+{
+    *to = *from;
+    to->name = from->name ? tool_strdup(from->name) : NULL;
+    to->format = from->format ? tool_strdup(from->format) : NULL;
+    to->cache = from->cache ? tool_strdup(from->cache) : NULL;
+    to->options = (struct tool_options){.n = 0};
+    for (size_t i = 0; i < from->options.n; i++)
+        tool_options_set(&to->options, from->options.items[i].name,
+                         from->options.items[i].value);
+}
+
+static int reopen_options(struct io_how *how, int argc, char **argv)
+{
+    bool mode = false;
+    int c, ret = 0;
+
+    while (ret == 0 && (c = getopt(argc, argv, "c:o:rw")) != -1) {
+        if (c == 'c') {
+            ret = io_how_option(how, 't', optarg);
+        } else if (c == 'o') {
+            ret = tool_options_add(&how->options, optarg);
+        } else if ((c == 'r' || c == 'w') && mode) {
+            tool_error("only one of -r and -w can be asked for");
+            ret = -EINVAL;
+        } else if (c == 'r' || c == 'w') {
+            how->read_only = c == 'r';
+            mode = true;
+        } else {
+            ret = io_usage(&io_reopen);
+        }
+    }
+    if (ret == 0 && optind != argc)
+        ret = io_usage(&io_reopen);
+    return ret;
+}
+
+/*
+ * The image is closed first, for its own lock would be in the way; where it
+ * cannot be opened as is asked, it is opened as it was.
+ */
+static int reopen_run(struct io *io, int argc, char **argv)
+{
+    struct io_how old, how;
+    int ret;
+
+    how_copy(&old, &io->how);
+    how_copy(&how, &io->how);
+    ret = reopen_options(&how, argc, argv);
+    if (ret == 0 && how.snapshot) {
+        tool_error("what was written since -s would be lost");
+        ret = -EINVAL;
+    }
+    if (ret < 0) {
+        io_how_finish(&how);
+    } else {
+        ret = io_close(io);
+        if (ret == 0)
+            ret = io_open(io, &how);
+        if (ret < 0 && !io->image)
+            (void)io_open(io, &old);
+        io_how_finish(&how);
+    }
+    io_how_finish(&old);
+    return ret;
+}
+
+const struct io_command io_open_command = {
+    .name = "open",
+    .alias = "o",
+    .run = open_run,
+    .min = 1,
+    .max = -1,
+    .flags = IO_NO_FILE,
+    .args = "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]",
+    .summary = "open an image",
+    .help = "  -C  copy what is read from a backing file\n"
+            "  -d  what becomes of discards: unmap or ignore\n"
+            "  -i  nothing; requests are made by threads\n"
+            "  -k  nothing\n"
+            "  -n  past the page cache, as -t none\n"
+            "  -o  options: driver=qcow2,file.filename=...\n"
+            "  -r  for reading only\n"
+            "  -s  forget what was written when it is closed\n"
+            "  -t  the cache mode\n"
+            "  -U  even if it is in use\n",
+};
+
+const struct io_command io_close_command = {
+    .name = "close",
+    .alias = "c",
+    .run = close_run,
+    .summary = "close the image",
+};
+
+const struct io_command io_reopen = {
+    .name = "reopen",
+    .run = reopen_run,
+    .max = -1,
+    .args = "[(-r|-w)] [-c cache] [-o options]",
+    .summary = "open the image again with other options",
+    .help = "  -c  the cache mode\n"
+            "  -o  options of the format\n"
+            "  -r  for reading only\n"
+            "  -w  for writing too\n",
+};
