@@ -72,6 +72,8 @@ static int command_call(struct io *io, const struct io_command *c, int argc,
     return c->run(io, argc, argv);
 }
 
+#define IO_SPACES " \t"
+
 /* Words stand between spaces; there are no quotes. */
 static int command_split(char *line, char ***words)
 {
@@ -79,8 +81,8 @@ static int command_split(char *line, char ***words)
     int n = 0;
 
     *words = tool_realloc(NULL, sizeof(**words));
-    for (word = strtok_r(line, " ", &rest); word;
-         word = strtok_r(NULL, " ", &rest)) {
+    for (word = strtok_r(line, IO_SPACES, &rest); word;
+         word = strtok_r(NULL, IO_SPACES, &rest)) {
         *words = tool_realloc(*words, (size_t)(n + 2) * sizeof(**words));
         (*words)[n++] = word;
     }
@@ -93,18 +95,18 @@ int io_run(struct io *io, const char *line)
     char *copy = tool_strdup(line), **words;
     int n = command_split(copy, &words), ret = 0;
 
-    io_aio_poll(io);
     if (n) {
         const struct io_command *c = command_find(words[0]);
 
         if (c) {
+            if (!(c->flags & IO_BACKGROUND))
+                io_aio_poll(io);
             ret = command_call(io, c, n, words);
         } else {
             tool_error("there is no command '%s'; `help` lists them", words[0]);
             ret = -EINVAL;
         }
     }
-    io_aio_poll(io);
     free(words);
     free(copy);
     return ret;

@@ -40,8 +40,9 @@ struct io_command {
     int (*run)(struct io *io, int argc, char **argv);
     int min, max; /* arguments; max -1: any number */
     enum {
-        IO_NO_FILE = 1 << 0, /* works without an open image */
-        IO_WRITES = 1 << 1,  /* needs one that is open for writing */
+        IO_NO_FILE = 1 << 0,    /* works without an open image */
+        IO_WRITES = 1 << 1,     /* needs one that is open for writing */
+        IO_BACKGROUND = 1 << 2, /* comes before what earlier ones print */
     } flags;
     const char *args, *summary;
     const char *help; /* more of it; NULL: none */
