@@ -148,6 +148,33 @@ RHEA_API int rhea_image_set_backing(struct rhea_image *image, const char *file,
 RHEA_API int rhea_image_make_empty(struct rhea_image *image,
                                    struct rhea_error *err);
 
+/* Internal snapshots and VM state, where the format has them (-ENOTSUP); see
+ * rhea/format.h. All but the list and the load need an image that is open for
+ * writing. The list is freed by rhea_snapshots_free; a format without snapshots
+ * has an empty one. */
+RHEA_API int rhea_image_snapshot_list(struct rhea_image *image,
+                                      struct rhea_snapshot **list, size_t *n,
+                                      struct rhea_error *err);
+RHEA_API int rhea_image_snapshot_create(struct rhea_image *image,
+                                        const struct rhea_snapshot *what,
+                                        struct rhea_error *err);
+RHEA_API int rhea_image_snapshot_apply(struct rhea_image *image,
+                                       const char *which,
+                                       struct rhea_error *err);
+RHEA_API int rhea_image_snapshot_delete(struct rhea_image *image,
+                                        const char *which,
+                                        struct rhea_error *err);
+/* From now on IMAGE, which is open read-only, shows that snapshot. */
+RHEA_API int rhea_image_load_snapshot(struct rhea_image *image,
+                                      const char *which,
+                                      struct rhea_error *err);
+RHEA_API int rhea_image_vm_state_read(struct rhea_image *image, uint64_t offset,
+                                      void *buf, size_t len,
+                                      struct rhea_error *err);
+RHEA_API int rhea_image_vm_state_write(struct rhea_image *image,
+                                       uint64_t offset, const void *buf,
+                                       size_t len, struct rhea_error *err);
+
 /*
  * Create FILENAME. Checks that a backing file, if any, opens as its format
  * (unless UNSAFE), takes the size from it when how->size is UINT64_MAX, and

@@ -305,22 +305,16 @@ static bool map_goes_on(const struct rhea_extent *a,
            (!a->has_host || a->host + a->length == b->host);
 }
 
-int qcow2_map_locked(struct qcow2 *q, uint64_t offset, uint64_t len,
-                     struct rhea_extent *extent, struct rhea_error *err)
+int qcow2_map_area(struct qcow2 *q, uint64_t offset, uint64_t end,
+                   struct rhea_extent *extent, struct rhea_error *err)
 {
     unsigned budget = MAP_SLICES;
-    uint64_t end;
     bool table;
     int r;
 
     r = qcow2_data_refuse(q, err);
     if (r < 0)
         return r;
-    if (offset >= q->f.size || !len)
-        return rhea_error_set(
-            err, EINVAL,
-            "guest offset 0x%" PRIx64 " is past the end of the image", offset);
-    end = offset + RHEA_MIN(len, q->f.size - offset);
     r = map_slice(q, offset, extent, &table, err);
     if (r < 0)
         return r;
@@ -336,6 +330,17 @@ int qcow2_map_locked(struct qcow2 *q, uint64_t offset, uint64_t len,
     }
     extent->length = RHEA_MIN(extent->length, end - offset);
     return 0;
+}
+
+int qcow2_map_locked(struct qcow2 *q, uint64_t offset, uint64_t len,
+                     struct rhea_extent *extent, struct rhea_error *err)
+{
+    if (offset >= q->f.size || !len)
+        return rhea_error_set(
+            err, EINVAL,
+            "guest offset 0x%" PRIx64 " is past the end of the image", offset);
+    return qcow2_map_area(q, offset, offset + RHEA_MIN(len, q->f.size - offset),
+                          extent, err);
 }
 
 int qcow2_map(struct rhea_format *f, uint64_t offset, uint64_t len,

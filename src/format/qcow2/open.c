@@ -30,7 +30,7 @@ static void open_release(struct qcow2 *q)
     bitmap_finish(&q->tables);
     bitmap_finish(&q->l1_dirty);
     free(q->releases);
-    free(q->snapshots);
+    qcow2_snapshots_free(q);
     free(q->l1);
     pthread_mutex_destroy(&q->lock);
     pthread_mutex_destroy(&q->z.lock);
@@ -186,4 +186,11 @@ const struct rhea_format_ops rhea_format_qcow2 = {
     .resize = qcow2_resize,
     .set_backing = qcow2_set_backing,
     .make_empty = qcow2_make_empty,
+    .snapshot_list = qcow2_snapshot_list,
+    .snapshot_create = qcow2_snapshot_create,
+    .snapshot_apply = qcow2_snapshot_apply,
+    .snapshot_delete = qcow2_snapshot_delete,
+    .snapshot_load = qcow2_snapshot_load,
+    .vm_state_read = qcow2_vm_state_read,
+    .vm_state_write = qcow2_vm_state_write,
 };

@@ -11,9 +11,11 @@
  *   decompress.c, compress.c               guest.c         guest bytes read
  *   refcount.c      refcounts, allocation  sync.c          order of metadata
  *   write.c         guest writes           zero.c          zeroes, discards
- *   create.c        new images             snapshot.c      snapshots, bitmaps
+ *   create.c        new images             snapshot.c      bitmaps
  *   check.c         consistency            repair.c        new refcounts
- *   snapshot_fix.c  snapshot table         backing.c       another backing file
+ *   snapshot_*.c    internal snapshots     vm_state.c      what lies past the
+ *                                                          guest's end
+ *   l1.c            another L1 table       backing.c       another backing file
  *   empty.c         unallocate everything  resize.c        virtual size
  *   crypt.c         encryption
  *
@@ -147,9 +149,17 @@ struct qcow2_cache {
 };
 
 struct qcow2_snapshot {
+    struct rhea_snapshot s;
     uint64_t l1_offset;
-    uint32_t l1_size;
-    uint32_t extra_size;
+    uint32_t l1_size;    /* entries */
+    uint32_t extra_size; /* on disk */
+    uint8_t *extra;      /* what of it is not known; NULL: nothing */
+};
+
+/* A snapshot table that is written, but that nothing points to yet. */
+struct qcow2_staged {
+    uint64_t host, length; /* 0: no snapshot */
+    uint32_t count;
 };
 
 /* Clusters that lose one reference each as soon as no table on disk leads to
@@ -337,6 +347,9 @@ bool qcow2_in_file(struct qcow2 *q, uint64_t host);
 bool qcow2_table_in_file(struct qcow2 *q, uint64_t host, uint64_t length);
 int qcow2_map_locked(struct qcow2 *q, uint64_t offset, uint64_t len,
                      struct rhea_extent *extent, struct rhea_error *err);
+/* The same for what the L1 table maps, guest bytes or not. */
+int qcow2_map_area(struct qcow2 *q, uint64_t offset, uint64_t end,
+                   struct rhea_extent *extent, struct rhea_error *err);
 int qcow2_map(struct rhea_format *f, uint64_t offset, uint64_t len,
               struct rhea_extent *extent, struct rhea_error *err);
 int qcow2_map_hold(struct rhea_format *f, uint64_t offset, uint64_t len,
@@ -353,13 +366,90 @@ void qcow2_compressors_finish(struct qcow2 *q);
 int qcow2_write_compressed(struct rhea_format *f, uint64_t offset,
                            const void *buf, size_t len, struct rhea_error *err);
 
-/* snapshot.c */
-/* Learn where the snapshots' tables are. */
+/* snapshot_table.c */
+/* Read the snapshot table. */
 int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err);
+void qcow2_snapshots_free(struct qcow2 *q);
+/* Write a table of N snapshots to new clusters. */
+int qcow2_snapshots_stage(struct qcow2 *q, const struct qcow2_snapshot *list,
+                          uint32_t n, struct qcow2_staged *staged,
+                          struct rhea_error *err);
+/* Make the header point to it, durably; it must be durable itself. The old
+ * table's clusters are the caller's to release. */
+int qcow2_snapshots_switch(struct qcow2 *q, const struct qcow2_staged *staged,
+                           struct rhea_error *err);
+/* Clusters in one piece for BYTES, each with refcount 1 now; for no bytes none,
+ * at 0. */
+int qcow2_alloc_run(struct qcow2 *q, uint64_t bytes, uint64_t *host,
+                    struct rhea_error *err);
 /* Snapshots that lack what version 3 requires; write a new table in which they
  * have it, and give the old one back. Refcounts must be right. */
 uint32_t qcow2_snapshots_incomplete(const struct qcow2 *q);
 int qcow2_snapshots_complete(struct qcow2 *q, struct rhea_error *err);
+
+/* snapshot_refs.c. All under LOCK. */
+/* How often an L1 table's tree refers to each cluster, its own clusters not
+ * counted. */
+struct qcow2_tree {
+    uint64_t n; /* clusters */
+    uint16_t *counts;
+};
+/* Begins with all zero bytes; free it also after a failure. Everything in the
+ * tree is checked: a damaged one is an error, as are refcounts that do not
+ * allow for ADDEND (-1, 0 or 1) times the tree. The file must be up to date. */
+int qcow2_tree_count(struct qcow2 *q, struct qcow2_tree *tree,
+                     const uint64_t *l1, uint32_t n, int addend,
+                     struct rhea_error *err);
+void qcow2_tree_free(struct qcow2_tree *tree);
+/* Raise the refcounts; all or none. */
+int qcow2_tree_raise(struct qcow2 *q, const struct qcow2_tree *tree,
+                     struct rhea_error *err);
+/* Undo that. */
+void qcow2_tree_lower(struct qcow2 *q, const struct qcow2_tree *tree);
+/* Release one reference for each. */
+int qcow2_tree_release(struct qcow2 *q, const struct qcow2_tree *tree,
+                       struct rhea_error *err);
+/* Make the COPIED flags of the active tables agree with the refcounts; the next
+ * sync writes them. */
+int qcow2_flags_update(struct qcow2 *q, struct rhea_error *err);
+
+/* snapshot_change.c, snapshot_read.c, vm_state.c */
+/* The snapshot of that id or else name; NULL with ERR filled in: none. */
+const struct qcow2_snapshot *qcow2_snapshot_find(const struct qcow2 *q,
+                                                 const char *which,
+                                                 struct rhea_error *err);
+/* Load a snapshot's L1 table; at least MIN entries, those that it lacks 0. */
+int qcow2_snapshot_l1(struct qcow2 *q, const struct qcow2_snapshot *s,
+                      uint32_t min, uint64_t **l1, struct rhea_error *err);
+int qcow2_snapshot_list(struct rhea_format *f, struct rhea_snapshot **list,
+                        size_t *n, struct rhea_error *err);
+int qcow2_snapshot_load(struct rhea_format *f, const char *which,
+                        struct rhea_error *err);
+int qcow2_snapshot_create(struct rhea_format *f,
+                          const struct rhea_snapshot *what,
+                          struct rhea_error *err);
+int qcow2_snapshot_apply(struct rhea_format *f, const char *which,
+                         struct rhea_error *err);
+int qcow2_snapshot_delete(struct rhea_format *f, const char *which,
+                          struct rhea_error *err);
+int qcow2_vm_state_read(struct rhea_format *f, uint64_t offset, void *buf,
+                        size_t len, struct rhea_error *err);
+int qcow2_vm_state_write(struct rhea_format *f, uint64_t offset,
+                         const void *buf, size_t len, struct rhea_error *err);
+/* Unmap LEN bytes of VM state from the active table. */
+int qcow2_vm_state_drop(struct qcow2 *q, uint64_t len, struct rhea_error *err);
+
+/* l1.c */
+/* Write a table of N entries to new clusters. */
+int qcow2_l1_store(struct qcow2 *q, const uint64_t *l1, uint32_t n,
+                   uint64_t *host, struct rhea_error *err);
+/* Switch to an L1 table of N entries, and to a virtual size of SIZE bytes. What
+ * the entries lead to is durable, and nothing is dirty. The old table's
+ * clusters are released. */
+int qcow2_l1_replace(struct qcow2 *q, const uint64_t *l1, uint32_t n,
+                     uint64_t size, struct rhea_error *err);
+
+/* snapshot.c */
 typedef int qcow2_range_fn(void *opaque, uint64_t host, uint64_t length,
                            struct rhea_error *err);
 /* Every range of the bitmaps: directory, tables, data. */
@@ -443,6 +533,10 @@ int qcow2_guest_zero(struct qcow2 *q, uint64_t offset, uint64_t len, bool *zero,
 /* write.c */
 int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
                 size_t len, struct rhea_error *err);
+/* The same for what the L1 table maps, guest bytes or not; past the virtual
+ * size whole clusters only. */
+int qcow2_write_area(struct qcow2 *q, uint64_t offset, const void *buf,
+                     size_t len, struct rhea_error *err);
 /* As qcow2_l2_get, but makes a table that this image alone uses. */
 int qcow2_l2_get_writable(struct qcow2 *q, uint64_t offset,
                           struct qcow2_slice **slice, unsigned *index,

@@ -380,6 +380,7 @@ static int refcount_append_table(struct qcow2 *q, uint64_t count,
         r = rhea_storage_write(q->f.storage, zero, q->cluster_size, host, err);
         qcow2_cache_forget(&q->refs, host, q->cluster_size);
         q->reftable[first + i] = host;
+        q->reftable_dirty = true;
     }
     if (r == 0)
         r = qcow2_refcount_add(q, start, count + blocks, 1, err);

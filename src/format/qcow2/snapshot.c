@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is known of internal snapshots and persistent bitmaps (the spec,
- * "Snapshots", "Bitmaps"): where they are, so that their clusters are neither
- * reused nor called leaks. Their contents are not interpreted.
+ * What is known of persistent bitmaps (the spec, "Bitmaps"): where they are, so
+ * that their clusters are neither reused nor called leaks. Their contents are
+ * not interpreted.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,7 +10,6 @@
 #include "format/qcow2/qcow2.h"
 
 enum {
-    SNAPSHOT_HEADER = 40,
     BITMAP_HEADER = 24,
     BITMAP_FLAGS = 12,
     BITMAP_IN_USE = 1,
@@ -19,45 +18,6 @@ enum {
 };
 #define BITMAP_MAX_TABLE (1U << 27)
 #define BITMAP_ENTRY_RESERVED 0xff000000000001feULL
-
-/* Read the table's fixed parts one by one: its length is not known before. */
-int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err)
-{
-    uint64_t at = q->snapshots_offset;
-
-    free(q->snapshots);
-    q->snapshots = NULL;
-    q->snapshots_length = 0;
-    if (!q->n_snapshots)
-        return 0;
-    q->snapshots = calloc(q->n_snapshots, sizeof(*q->snapshots));
-    if (!q->snapshots)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < q->n_snapshots; i++) {
-        struct qcow2_snapshot *s = &q->snapshots[i];
-        uint8_t h[SNAPSHOT_HEADER];
-        int r;
-
-        at = align_up(at, 8);
-        r = rhea_storage_read_padded(q->f.storage, h, sizeof(h), at, err);
-        if (r < 0)
-            return r;
-        s->l1_offset = load_be64(h);
-        s->l1_size = load_be32(h + 8);
-        s->extra_size = load_be32(h + 36);
-        if (s->extra_size > QCOW2_MAX_SNAPSHOT_EXTRA)
-            return rhea_error_set(err, EFBIG,
-                                  "snapshot %" PRIu32 " has %" PRIu32
-                                  " bytes of extra data, more than %d",
-                                  i, s->extra_size, QCOW2_MAX_SNAPSHOT_EXTRA);
-        at += SNAPSHOT_HEADER + s->extra_size + load_be16(h + 12) +
-              load_be16(h + 14);
-        q->snapshots_length = at - q->snapshots_offset;
-        if (q->snapshots_length > QCOW2_MAX_SNAPSHOT_TABLE)
-            return rhea_error_set(err, EFBIG, "the snapshot table is too long");
-    }
-    return 0;
-}
 
 static int bitmap_walk_table(struct qcow2 *q, uint64_t host, uint32_t n,
                              qcow2_range_fn *fn, void *opaque,

@@ -432,21 +432,15 @@ static int write_move(struct qcow2 *q, struct write_step *step,
     return r;
 }
 
-int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
-                size_t len, struct rhea_error *err)
+int qcow2_write_area(struct qcow2 *q, uint64_t offset, const void *buf,
+                     size_t len, struct rhea_error *err)
 {
-    struct qcow2 *q = qcow2_of(f);
     const uint8_t *at = buf;
     uint64_t end;
     int refused = qcow2_crypt_refuse(q, err);
 
     if (refused)
         return refused;
-    if (!range_inside(offset, len, f->size))
-        return rhea_error_set(err, EINVAL,
-                              "%zu bytes at guest offset 0x%" PRIx64
-                              " are not inside the image",
-                              len, offset);
     for (end = offset + len; offset < end;) {
         struct write_step step = {.offset = offset, .end = end, .buf = at};
         int r;
@@ -470,4 +464,15 @@ int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
         offset = step.end;
     }
     return 0;
+}
+
+int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
+                size_t len, struct rhea_error *err)
+{
+    if (!range_inside(offset, len, f->size))
+        return rhea_error_set(err, EINVAL,
+                              "%zu bytes at guest offset 0x%" PRIx64
+                              " are not inside the image",
+                              len, offset);
+    return qcow2_write_area(qcow2_of(f), offset, buf, len, err);
 }
