@@ -92,9 +92,8 @@ int rhea_image_vm_state_read(struct rhea_image *image, uint64_t offset,
 
     if (r < 0)
         return r;
-    return snapshot_result(image,
-                           f->ops->vm_state_read(f, offset, buf, len, err),
-                           err);
+    return snapshot_result(
+        image, f->ops->vm_state_read(f, offset, buf, len, err), err);
 }
 
 int rhea_image_vm_state_write(struct rhea_image *image, uint64_t offset,
@@ -106,7 +105,6 @@ int rhea_image_vm_state_write(struct rhea_image *image, uint64_t offset,
 
     if (r < 0)
         return r;
-    return snapshot_result(image,
-                           f->ops->vm_state_write(f, offset, buf, len, err),
-                           err);
+    return snapshot_result(
+        image, f->ops->vm_state_write(f, offset, buf, len, err), err);
 }

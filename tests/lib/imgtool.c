@@ -17,6 +17,10 @@
  *     pack IN                   the same, compressed
  *     random SEED COUNT THREADS random writes, zeroes, discards; what must be
  *                               in the image then goes to FILE.expect
+ *     snapshot NAME SIZE        a snapshot with so much VM state
+ *     apply WHICH               delete WHICH              load WHICH
+ *     save OFF LEN SEED         VM state, random bytes
+ *     saved LEN OUT             VM state to the file OUT
  *     flush                     quit (exit without closing)
  *     check|fix|leaks           counts of a check (repairing all, leaks)
  *     create SIZE [-b NAME] [-f FMT] [OPTION=VALUE...] (must be the only one)
@@ -424,6 +428,60 @@ static void run_writer(const char *command, char ***arg)
     }
 }
 
+/* VM state: random bytes of SEED to it, or to a file from it. */
+static void run_state(uint64_t at, size_t len, uint64_t seed, const char *out)
+{
+    uint8_t *buf = malloc(len);
+    struct rhea_error err;
+    FILE *f;
+
+    if (!buf)
+        exit(2);
+    for (size_t i = 0; i < len; i++)
+        buf[i] = (uint8_t)test_random(&seed);
+    if (!out) {
+        die(ops->vm_state_write(image, at, buf, len, &err), &err);
+    } else {
+        die(ops->vm_state_read(image, at, buf, len, &err), &err);
+        f = fopen(out, "w");
+        if (!f || fwrite(buf, 1, len, f) != len || fclose(f))
+            exit(2);
+    }
+    free(buf);
+}
+
+/* Whether COMMAND is about snapshots; then it has been done. */
+static bool run_snapshot(const char *command, char ***arg)
+{
+    struct rhea_snapshot what = {.date = 1};
+    struct rhea_error err;
+
+    if (!strcmp(command, "load") || !strcmp(command, "saved"))
+        open_image(0);
+    else if (!strcmp(command, "snapshot") || !strcmp(command, "apply") ||
+             !strcmp(command, "delete") || !strcmp(command, "save"))
+        open_image(RHEA_FORMAT_WRITE);
+    else
+        return false;
+    if (!strcmp(command, "load")) {
+        die(ops->snapshot_load(image, *(*arg)++, &err), &err);
+    } else if (!strcmp(command, "apply")) {
+        die(ops->snapshot_apply(image, *(*arg)++, &err), &err);
+    } else if (!strcmp(command, "delete")) {
+        die(ops->snapshot_delete(image, *(*arg)++, &err), &err);
+    } else if (!strcmp(command, "snapshot")) {
+        what.name = *(*arg)++;
+        what.vm_state_size = number(arg);
+        die(ops->snapshot_create(image, &what, &err), &err);
+    } else {
+        uint64_t at = command[4] ? 0 : number(arg), len = number(arg);
+
+        run_state(at, (size_t)len, command[4] ? 0 : number(arg),
+                  command[4] ? *(*arg)++ : NULL);
+    }
+    return true;
+}
+
 static void run_command(const char *command, char ***arg)
 {
     struct rhea_error err;
@@ -448,7 +506,7 @@ static void run_command(const char *command, char ***arg)
             run_dump(*(*arg)++);
         else
             die(ops->walk(image, print_use, NULL, &err), &err);
-    } else {
+    } else if (!run_snapshot(command, arg)) {
         run_writer(command, arg);
     }
 }

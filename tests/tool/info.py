@@ -79,18 +79,14 @@ class Info(tool.Case):
         self.assertTrue(self.rhea('info', '--output=json', 'x')
                         .json['dirty-flag'])
 
-    def test_snapshots_and_bitmaps_are_counted(self):
+    def test_snapshots_are_listed(self):
         self.qemu('create', '-q', '-f', 'qcow2', 'x', '1M')
-        for name in ('one', 'two'):
+        for name in ('one', 'a longer name than there is room', 'caf\u00e9'):
             self.qemu('snapshot', '-c', name, 'x')
+            self.same_info('x')
         self.qemu('bitmap', '--add', 'x', 'b')
-        self.assertRegex(self.rhea('info', 'x').out,
-                         r'(?m)^internal snapshots: 2\n'
-                         r'persistent bitmaps: 1\n')
-        found = self.same_json('info', 'x', drop=(
-            'snapshots', 'bitmaps', 'snapshot-count', 'bitmap-count')).json
-        self.assertEqual((found['snapshot-count'], found['bitmap-count']),
-                         (2, 1))
+        self.assertEqual(self.same_json('info', 'x', drop=(
+            'bitmaps', 'bitmap-count')).json['snapshots'][0]['name'], 'one')
 
     def test_names_that_are_no_text(self):
         name = b'caf\xe9'
@@ -120,9 +116,9 @@ class Info(tool.Case):
     def test_samples_of_every_sort(self):
         for _, image in tool.sample(50):
             with self.subTest(image=image.describe()):
-                # Snapshots and bitmaps are only counted so far.
+                # Bitmaps are only counted so far.
                 if image.qemu_opens and 'need-check' not in image.text and \
-                        not image.loses:
+                        'bitmaps' not in image.loses:
                     self.same_info(image.path)
 
 

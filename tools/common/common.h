@@ -109,6 +109,19 @@ void tool_progress_report(void *progress, const char *phase, uint64_t done,
 /* End the line, at 100 percent where COMPLETE. */
 void tool_progress_finish(struct tool_progress *p, bool complete);
 
+/* snapshot.c: internal snapshots. */
+
+/* The list as `info` and `snapshot -l` print it; nothing where there is none.
+ */
+void tool_snapshots_print(const struct rhea_snapshot *list, size_t n);
+json_t *tool_snapshots_json(const struct rhea_snapshot *list, size_t n);
+/* The id of the first snapshot of that name, malloc'd; NULL, and a message:
+ * there is none. */
+char *tool_snapshot_by_name(struct rhea_image *image, const char *name);
+/* Make IMAGE, which is open read-only, show the snapshot that TEXT names: an id
+ * or name, or "snapshot.id=...,snapshot.name=...". Prints why it cannot. */
+int tool_snapshot_load(struct rhea_image *image, const char *text);
+
 /* signals.c */
 
 /* From here on SIGUSR1 makes the next report of progress a line on standard

@@ -14,6 +14,7 @@ struct convert_arguments {
     char **source_names;
     size_t n_sources;
     const char *target_name;
+    const char *snapshot; /* NULL: the sources as they are */
     struct tool_options options;
     char *backing_file, *backing_format;
     struct rhea_convert_options how;
@@ -46,6 +47,10 @@ static int convert_open_sources(struct convert *c)
         if (rhea_image_open(&image, name, a->source_format, flags, &err) < 0)
             return tool_fail(name, &err, 1);
         c->sources[c->n_sources] = image;
+        if (a->snapshot && tool_snapshot_load(image, a->snapshot) < 0) {
+            c->n_sources++;
+            return 1;
+        }
         c->size += align_up(rhea_image_size(image), 512);
         if (rhea_convert_check_target(image, a->target_name, &err) < 0) {
             c->n_sources++;
@@ -260,6 +265,10 @@ static int convert_check(const struct convert_arguments *a)
         tool_error("a backing file is given, but not its format: say -F");
         return 1;
     }
+    if (a->snapshot && a->n_sources > 1) {
+        tool_error("-l speaks of one source, and there are several");
+        return 1;
+    }
     if (a->backing_file && a->n_sources > 1) {
         tool_error("several images joined cannot have a backing file");
         return 1;
@@ -352,6 +361,9 @@ static int convert_option(struct convert_arguments *a, int c, char **argv)
     case 'q':
         a->quiet = true;
         return -1;
+    case 'l':
+        a->snapshot = optarg;
+        return -1;
     case 'n':
         a->keep_target = true;
         return -1;
@@ -369,8 +381,6 @@ static int convert_option(struct convert_arguments *a, int c, char **argv)
     case TOOL_OPT_SALVAGE:
         a->salvage = true;
         return -1;
-    case 'l':
-        return tool_usage(&tool_convert, "convert: -%c is not supported", c);
     default:
         return tool_other_option(&tool_convert, c, argv);
     }
@@ -451,6 +461,8 @@ const struct tool_command tool_convert = {
         "  -o a=b,..          the target's options; `-o help` lists them\n"
         "  -B FILE            the target's backing file, which is not copied\n"
         "  -F FORMAT          of the backing file\n"
+        "  -l SNAPSHOT        copy that internal snapshot: an id or name, or\n"
+        "                     snapshot.id=ID,snapshot.name=NAME\n"
         "  -c                 compress\n"
         "  -S SIZE            leave out runs of zeroes at least this long "
         "(4k);\n"

@@ -20,6 +20,8 @@ struct info_view {
     bool has_disk_size;
     char *backing_path; /* NULL: none, or its name cannot be made out */
     struct rhea_facts facts;
+    struct rhea_snapshot *snapshots;
+    size_t n_snapshots;
 };
 
 static int info_view_init(struct info_view *v, struct rhea_image *image,
@@ -39,6 +41,9 @@ static int info_view_init(struct info_view *v, struct rhea_image *image,
         v->backing_path = rhea_image_backing_path(image);
     if (ops->facts)
         ret = ops->facts(rhea_image_format(image), &v->facts, err);
+    if (ret == 0)
+        ret = rhea_image_snapshot_list(image, &v->snapshots, &v->n_snapshots,
+                                       err);
     if (ret == 0 && v->facts.failed)
         ret = rhea_error_set(err, ENOMEM, "out of memory");
     return ret;
@@ -74,8 +79,7 @@ static void info_print_human(const struct info_view *v)
         printf("cleanly shut down: no\n");
     if (v->info.backing_file)
         info_print_backing(v);
-    if (v->info.snapshots)
-        printf("internal snapshots: %u\n", v->info.snapshots);
+    tool_snapshots_print(v->snapshots, v->n_snapshots);
     if (v->info.bitmaps)
         printf("persistent bitmaps: %u\n", v->info.bitmaps);
     if (v->facts.n)
@@ -149,9 +153,9 @@ static json_t *info_json(const struct info_view *v)
         json_object_set_new(o, "format-specific", info_json_facts(v));
     if (v->info.encrypted)
         json_object_set_new(o, "encrypted", json_true());
-    if (v->info.snapshots)
-        json_object_set_new(o, "snapshot-count",
-                            json_integer(v->info.snapshots));
+    if (v->n_snapshots)
+        json_object_set_new(o, "snapshots",
+                            tool_snapshots_json(v->snapshots, v->n_snapshots));
     if (v->info.bitmaps)
         json_object_set_new(o, "bitmap-count", json_integer(v->info.bitmaps));
     if (v->backing_path)
@@ -219,6 +223,7 @@ static int info_one(const struct info_arguments *a, const char *filename,
     if (info_view_init(&v, image, &err) < 0) {
         tool_fail(filename, &err, 1);
         rhea_facts_free(&v.facts);
+        rhea_snapshots_free(v.snapshots, v.n_snapshots);
         free(v.backing_path);
         rhea_image_close(image, NULL);
         return 1;
@@ -230,6 +235,7 @@ static int info_one(const struct info_arguments *a, const char *filename,
         info_print_human(&v);
     }
     rhea_facts_free(&v.facts);
+    rhea_snapshots_free(v.snapshots, v.n_snapshots);
     *next = v.backing_path;
     *next_format =
         v.info.backing_format ? tool_strdup(v.info.backing_format) : NULL;

@@ -11,7 +11,7 @@ static const struct tool_command *const main_commands[] = {
     &tool_compare, &tool_convert, &tool_convert_inplace,
     &tool_create,  &tool_dd,      &tool_info,
     &tool_map,     &tool_measure, &tool_rebase,
-    &tool_resize,
+    &tool_resize,  &tool_snapshot,
 };
 /* clang-format on */
 

@@ -9,7 +9,7 @@ _rhea_img() {
         words=("${COMP_WORDS[@]}")
         cword=$COMP_CWORD
     }
-    local commands="check compare convert convert-inplace create help info map"
+    local commands="check compare convert convert-inplace create help info map snapshot"
     local formats="qcow2 qed raw"
     local command=${words[1]-}
 
@@ -52,6 +52,7 @@ _rhea_img() {
         ;;
     create) options="-f -b -F -u -o -q" ;;
     info) options="-f --format --output= --backing-chain -U" ;;
+    snapshot) options="-l -c -a -d -q -U --object --image-opts" ;;
     map) options="-f --format --output= -s -l -U" ;;
     esac
     case $cur in

@@ -32,6 +32,7 @@ extern const struct tool_command tool_map;
 extern const struct tool_command tool_measure;
 extern const struct tool_command tool_rebase;
 extern const struct tool_command tool_resize;
+extern const struct tool_command tool_snapshot;
 
 /* Numbers for long options that have no letter. */
 enum {

@@ -19,19 +19,23 @@ static uint64_t vm_start(const struct qcow2 *q)
     return vm_first(q) << qcow2_l1_shift(q);
 }
 
-/* The next piece of VM state at AT; moves it to the table's end at most. */
+/* The next piece of VM state at AT; the data lock is held where it is data. */
 static int vm_map(struct qcow2 *q, uint64_t at, uint64_t len,
                   struct rhea_extent *x, struct rhea_error *err)
 {
     RHEA_LOCKED(&q->lock);
     uint64_t end = (uint64_t)q->l1_size << qcow2_l1_shift(q);
+    int r;
 
     if (at >= end || len > end - at)
         return rhea_error_set(err, EINVAL,
                               "%" PRIu64 " bytes at 0x%" PRIx64
                               " lie past the end of the VM state",
                               len, at - vm_start(q));
-    return qcow2_map_area(q, at, at + len, x, err);
+    r = qcow2_map_area(q, at, at + len, x, err);
+    if (r == 0 && x->kind == RHEA_EXTENT_DATA)
+        pthread_rwlock_rdlock(&q->data);
+    return r;
 }
 
 static int vm_read(struct qcow2 *q, uint64_t at, uint8_t *buf, size_t len,
@@ -45,15 +49,17 @@ static int vm_read(struct qcow2 *q, uint64_t at, uint8_t *buf, size_t len,
         if (r < 0)
             return r;
         n = (size_t)RHEA_MIN(len, x.length);
-        if (x.kind == RHEA_EXTENT_DATA)
+        if (x.kind == RHEA_EXTENT_DATA) {
             r = rhea_storage_read_padded(x.storage, buf, n, x.host, err);
-        else if (x.kind == RHEA_EXTENT_ZERO ||
-                 x.kind == RHEA_EXTENT_UNALLOCATED)
+            pthread_rwlock_unlock(&q->data);
+        } else if (x.kind == RHEA_EXTENT_ZERO ||
+                   x.kind == RHEA_EXTENT_UNALLOCATED) {
             memset(buf, 0, n);
-        else
+        } else {
             r = rhea_error_set(err, ENOTSUP,
                                "VM state that is compressed or encrypted is "
                                "not supported");
+        }
         if (r < 0)
             return r;
         at += n;
