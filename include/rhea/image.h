@@ -52,6 +52,11 @@ RHEA_API int rhea_image_open_options(struct rhea_image **out,
                                      const struct rhea_option *options,
                                      size_t n, unsigned flags,
                                      struct rhea_error *err);
+/* FILENAME, which is read as above, with options besides. */
+RHEA_API int rhea_image_open_named(struct rhea_image **out,
+                                   const char *filename,
+                                   const struct rhea_option *options, size_t n,
+                                   unsigned flags, struct rhea_error *err);
 /* The same over a storage, which the image then owns, also on failure. Locks
  * are the caller's. NAME is for messages and relative backing names. */
 RHEA_API int rhea_image_open_storage(struct rhea_image **out,

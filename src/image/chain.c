@@ -150,9 +150,9 @@ int rhea_image_open(struct rhea_image **out, const char *filename,
     return ret;
 }
 
-int rhea_image_open_options(struct rhea_image **out,
-                            const struct rhea_option *options, size_t n,
-                            unsigned flags, struct rhea_error *err)
+int rhea_image_open_named(struct rhea_image **out, const char *filename,
+                          const struct rhea_option *options, size_t n,
+                          unsigned flags, struct rhea_error *err)
 {
     struct storage_options own = {0};
     struct node_opening opening = {0};
@@ -161,9 +161,16 @@ int rhea_image_open_options(struct rhea_image **out,
         ret = storage_options_set(&own, options[i].name, options[i].value,
                                   STORAGE_OPTION_STRING, err);
     if (!ret)
-        ret = node_open_image(out, NULL, &own, flags, &opening, err);
+        ret = node_open_image(out, filename, &own, flags, &opening, err);
     storage_options_finish(&own);
     return ret;
+}
+
+int rhea_image_open_options(struct rhea_image **out,
+                            const struct rhea_option *options, size_t n,
+                            unsigned flags, struct rhea_error *err)
+{
+    return rhea_image_open_named(out, NULL, options, n, flags, err);
 }
 
 int rhea_image_open_storage(struct rhea_image **out,

@@ -81,7 +81,8 @@ static int create_look_below(const char *path, struct rhea_create *how,
     if (!name)
         return rhea_error_set(err, ENOMEM, "out of memory");
     struct rhea_image *below;
-    int ret = rhea_image_open(&below, name, how->backing_format, 0, err);
+    int ret = rhea_image_open(&below, name, how->backing_format,
+                              RHEA_IMAGE_NO_IO, err);
     if (ret) {
         rhea_error_prefix(err, "backing file of '%s'", path);
         return ret;

@@ -13,7 +13,8 @@ enum {
 struct check_arguments {
     const char *filename, *format;
     unsigned fix;
-    bool quiet, json, no_lock;
+    const char *cache;
+    bool quiet, json, no_lock, image_opts;
     struct tool_progress progress;
 };
 
@@ -177,11 +178,10 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
         {"repair", required_argument, NULL, 'r'},
         {"output", required_argument, NULL, TOOL_OPT_OUTPUT},
         {"force-share", no_argument, NULL, 'U'},
-        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"object", required_argument, NULL, TOOL_OPT_OBJECT},
+        {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
-    bool direct, unsafe;
     int c;
 
     while ((c = getopt_long(argc, argv, ":hf:r:T:qUp", long_options, NULL)) !=
@@ -201,8 +201,7 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
                                   optarg);
             break;
         case 'T':
-            if (tool_get_cache(optarg, &direct, &unsafe) < 0)
-                return 1;
+            a->cache = optarg;
             break;
         case TOOL_OPT_OUTPUT:
             if (tool_get_output(optarg, &a->json) < 0)
@@ -213,6 +212,13 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
             break;
         case 'U':
             a->no_lock = true;
+            break;
+        case TOOL_OPT_IMAGE_OPTS:
+            a->image_opts = true;
+            break;
+        case TOOL_OPT_OBJECT:
+            if (tool_object_add(optarg) < 0)
+                return 1;
             break;
         case 'p':
             a->progress.enabled = true;
@@ -249,8 +255,16 @@ static int check_run(int argc, char **argv)
         flags |= RHEA_IMAGE_WRITE;
     if (a.no_lock)
         flags |= RHEA_IMAGE_NO_LOCK;
-    if (rhea_image_open(&image, a.filename, a.format, flags, &err) < 0)
-        return tool_fail(a.filename, &err, CHECK_FAILED);
+    if (tool_image_open(
+            &(struct tool_image){
+                .name = a.filename,
+                .format = a.format,
+                .image_opts = a.image_opts,
+                .cache = a.cache,
+                .flags = flags,
+            },
+            &image) < 0)
+        return CHECK_FAILED;
     code = check_open_image(&a, image);
     if (rhea_image_close(image, &err) < 0 &&
         (code == 0 || code == CHECK_LEAKS || code == CHECK_CORRUPT))
@@ -268,7 +282,9 @@ const struct tool_command tool_check = {
         "      --output=human|json  how the result is printed\n"
         "  -r, --repair=leaks|all   repair what was found\n"
         "  -U, --force-share        even if the image is in use\n"
-        "  -T CACHE                 accepted, and without effect\n"
+        "      --image-opts         FILE is a list of options\n"
+        "      --object=OBJECT      secret,id=ID,file=FILE and such\n"
+        "  -T CACHE                 none: past the page cache\n"
         "  -p                       show progress\n"
         "  -q                       print only errors and findings\n"
         "\nExit codes, of the state after repairing: 0 no errors, 1 the check\n"

@@ -26,7 +26,8 @@ struct compare_side {
 
 struct compare {
     struct compare_side a, b;
-    bool quiet, strict;
+    bool quiet, strict, image_opts;
+    const char *cache;
     unsigned flags;
     struct tool_progress progress;
 };
@@ -195,15 +196,21 @@ static int compare_images(struct compare *c)
 
 static int compare_open(struct compare *c, struct compare_side *s)
 {
-    struct rhea_error err;
-
     s->buf = aligned_alloc(4096, COMPARE_CHUNK);
     if (!s->buf) {
         tool_error("out of memory");
         return COMPARE_OPEN_FAILED;
     }
-    if (rhea_image_open(&s->image, s->filename, s->format, c->flags, &err) < 0)
-        return tool_fail(s->filename, &err, COMPARE_OPEN_FAILED);
+    if (tool_image_open(
+            &(struct tool_image){
+                .name = s->filename,
+                .format = s->format,
+                .image_opts = c->image_opts,
+                .cache = c->cache,
+                .flags = c->flags,
+            },
+            &s->image) < 0)
+        return COMPARE_OPEN_FAILED;
     s->size = rhea_image_size(s->image);
     return 0;
 }
@@ -213,11 +220,10 @@ static int compare_parse(struct compare *c, int argc, char **argv)
     static const struct option long_options[] = {
         {"help", no_argument, NULL, 'h'},
         {"force-share", no_argument, NULL, 'U'},
-        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"object", required_argument, NULL, TOOL_OPT_OBJECT},
+        {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
-    bool direct, unsafe;
     int o;
 
     while ((o = getopt_long(argc, argv, ":hf:F:T:pqsU", long_options, NULL)) !=
@@ -230,9 +236,7 @@ static int compare_parse(struct compare *c, int argc, char **argv)
             c->b.format = optarg;
             break;
         case 'T':
-            if (tool_get_cache(optarg, &direct, &unsafe) < 0)
-                return COMPARE_OPEN_FAILED;
-            c->flags |= direct ? RHEA_IMAGE_DIRECT : 0;
+            c->cache = optarg;
             break;
         case 'p':
             c->progress.enabled = true;
@@ -245,6 +249,13 @@ static int compare_parse(struct compare *c, int argc, char **argv)
             break;
         case 'U':
             c->flags |= RHEA_IMAGE_NO_LOCK;
+            break;
+        case TOOL_OPT_IMAGE_OPTS:
+            c->image_opts = true;
+            break;
+        case TOOL_OPT_OBJECT:
+            if (tool_object_add(optarg) < 0)
+                return COMPARE_OPEN_FAILED;
             break;
         default:
             return tool_other_option(&tool_compare, o, argv);
@@ -292,6 +303,8 @@ const struct tool_command tool_compare = {
         "  -p                 show progress\n"
         "  -q                 print only errors\n"
         "  -U, --force-share  even if the images are in use\n"
+        "      --image-opts   each FILE is a list of options\n"
+        "      --object=OBJECT  secret,id=ID,file=FILE and such\n"
         "\nExit codes: 0 identical, 1 different, 2 an image could not be\n"
         "opened, 3 its map, or 4 its contents could not be read.\n",
     .run = compare_run_command,

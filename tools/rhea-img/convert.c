@@ -20,7 +20,7 @@ struct convert_arguments {
     struct rhea_convert_options how;
     bool quiet, keep_target, no_lock, target_is_zero;
     bool direct_source, direct_target, unsafe;
-    bool offload, salvage, explicit_sparse;
+    bool offload, salvage, explicit_sparse, image_opts, target_image_opts;
     struct tool_progress progress;
 };
 
@@ -44,15 +44,23 @@ static int convert_open_sources(struct convert *c)
         const char *name = a->source_names[c->n_sources];
         struct rhea_image *image;
 
-        if (rhea_image_open(&image, name, a->source_format, flags, &err) < 0)
-            return tool_fail(name, &err, 1);
+        if (tool_image_open(
+                &(struct tool_image){
+                    .name = name,
+                    .format = a->source_format,
+                    .image_opts = a->image_opts,
+                    .flags = flags,
+                },
+                &image) < 0)
+            return 1;
         c->sources[c->n_sources] = image;
         if (a->snapshot && tool_snapshot_load(image, a->snapshot) < 0) {
             c->n_sources++;
             return 1;
         }
         c->size += align_up(rhea_image_size(image), 512);
-        if (rhea_convert_check_target(image, a->target_name, &err) < 0) {
+        if (!a->target_image_opts &&
+            rhea_convert_check_target(image, a->target_name, &err) < 0) {
             c->n_sources++;
             return tool_fail(a->target_name, &err, 1);
         }
@@ -97,29 +105,57 @@ static int convert_create_target(struct convert *c)
     return 0;
 }
 
+/* The secrets by which the new image was encrypted open it, too. */
+static void convert_add_secrets(const struct convert_arguments *a,
+                                struct tool_options *to)
+{
+    static const char suffix[] = "key-secret";
+    size_t i, len;
+
+    for (i = 0; i < a->options.n; i++) {
+        const struct rhea_option *o = &a->options.items[i];
+
+        len = strlen(o->name);
+        if (len >= sizeof(suffix) - 1 &&
+            !strcmp(o->name + len - (sizeof(suffix) - 1), suffix))
+            tool_options_set(to, o->name, o->value);
+    }
+}
+
+static int convert_open_described(struct convert *c, unsigned flags)
+{
+    const struct convert_arguments *a = c->arguments;
+    const struct rhea_format_ops *ops;
+
+    if (tool_image_open_options(a->target_name, flags, &c->target) < 0)
+        return 1;
+    ops = rhea_image_format(c->target)->ops;
+    if (!ops->write || (a->how.compress && !ops->write_compressed)) {
+        tool_error("%s images cannot %s", ops->name,
+                   ops->write ? "hold compressed data" : "be written");
+        return 1;
+    }
+    return 0;
+}
+
 static int convert_open_target(struct convert *c)
 {
     const struct convert_arguments *a = c->arguments;
-    unsigned flags = RHEA_FILE_WRITE |
-                     (a->direct_target ? RHEA_FILE_DIRECT : 0) |
-                     (a->unsafe ? RHEA_FILE_NO_FLUSH : 0);
-    struct rhea_storage *storage;
+    unsigned flags = RHEA_IMAGE_WRITE |
+                     (a->direct_target ? RHEA_IMAGE_DIRECT : 0) |
+                     (a->unsafe ? RHEA_IMAGE_NO_FLUSH : 0);
+    struct tool_options options = {0};
     struct rhea_error err;
-    int ret = rhea_file_open(&storage, a->target_name, flags, &err);
+    int ret;
 
-    if (ret < 0)
-        return tool_fail(a->target_name, &err, 1);
-    ret = rhea_storage_lock(storage,
-                            RHEA_LOCK_READ | RHEA_LOCK_WRITE | RHEA_LOCK_RESIZE,
-                            RHEA_LOCK_READ | RHEA_LOCK_UNCHANGED, &err);
-    if (ret < 0)
-        rhea_storage_close(storage);
-    else
-        ret = rhea_image_open_storage(&c->target, storage, a->target_name,
-                                      a->target_format, RHEA_IMAGE_WRITE, &err);
-    if (ret < 0)
-        return tool_fail(a->target_name, &err, 1);
-    return 0;
+    if (a->target_image_opts)
+        return convert_open_described(c, flags);
+    tool_options_set(&options, "driver", a->target_format);
+    convert_add_secrets(a, &options);
+    ret = rhea_image_open_named(&c->target, a->target_name, options.items,
+                                options.n, flags, &err);
+    tool_options_finish(&options);
+    return ret < 0 ? tool_fail(a->target_name, &err, 1) : 0;
 }
 
 /* From any thread: a line at a time. */
@@ -287,7 +323,12 @@ static int convert_check(const struct convert_arguments *a)
     }
     if (convert_check_offload(a))
         return 1;
-    return convert_check_target_format(a);
+    if (a->target_image_opts && (!a->keep_target || a->target_format)) {
+        tool_error("--target-image-opts speaks of an existing target and its "
+                   "format: say -n, and not -O");
+        return 1;
+    }
+    return a->target_image_opts ? 0 : convert_check_target_format(a);
 }
 
 static int convert_get_sparse(struct convert_arguments *a, const char *text)
@@ -370,6 +411,14 @@ static int convert_option(struct convert_arguments *a, int c, char **argv)
     case 'U':
         a->no_lock = true;
         return -1;
+    case TOOL_OPT_OBJECT:
+        return tool_object_add(optarg) < 0 ? 1 : -1;
+    case TOOL_OPT_IMAGE_OPTS:
+        a->image_opts = true;
+        return -1;
+    case TOOL_OPT_TARGET_IMAGE_OPTS:
+        a->target_image_opts = true;
+        return -1;
     case TOOL_OPT_TARGET_IS_ZERO:
         a->target_is_zero = true;
         return -1;
@@ -392,9 +441,9 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
         {"help", no_argument, NULL, 'h'},
         {"force-share", no_argument, NULL, 'U'},
         {"target-is-zero", no_argument, NULL, TOOL_OPT_TARGET_IS_ZERO},
-        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"target-image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"object", required_argument, NULL, TOOL_OPT_OBJECT},
+        {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
+        {"target-image-opts", no_argument, NULL, TOOL_OPT_TARGET_IMAGE_OPTS},
         {"salvage", no_argument, NULL, TOOL_OPT_SALVAGE},
         {"bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
         {"skip-broken-bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
@@ -409,7 +458,8 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
             return code;
     }
     if (a->options.help)
-        return tool_options_help(a->target_format, NULL);
+        return tool_options_help(a->target_format ? a->target_format : "raw",
+                                 NULL);
     if (argc - optind < 2)
         return tool_usage(&tool_convert,
                           "convert: a source and a target file are needed");
@@ -423,6 +473,8 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
         return 1;
     }
     convert_sort_options(a);
+    if (!a->target_format && !a->target_image_opts)
+        a->target_format = "raw";
     code = convert_check(a);
     return code ? code : -1;
 }
@@ -430,7 +482,6 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
 static int convert_run(int argc, char **argv)
 {
     struct convert_arguments a = {
-        .target_format = "raw",
         .how.sparse = 4096,
         .unsafe = true,
         .progress = {.stream = stdout, .step = 1},
@@ -482,7 +533,10 @@ const struct tool_command tool_convert = {
         "  -T CACHE           of the sources; none: past the page cache\n"
         "  -p                 show progress\n"
         "  -q                 print only errors\n"
-        "  -U, --force-share  even if a source is in use\n",
+        "  -U, --force-share  even if a source is in use\n"
+        "  --image-opts       each SOURCE is a list of options\n"
+        "  --target-image-opts  TARGET is; needs -n\n"
+        "  --object=OBJECT    secret,id=ID,file=FILE and such\n",
     .run = convert_run,
     .usage_code = 1,
 };

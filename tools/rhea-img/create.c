@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"
+#include "storage/driver.h"
 #include "tool.h"
 
 struct create_arguments {
@@ -208,7 +209,8 @@ static char *create_backing_path(const struct create_arguments *a)
     size_t folder, size;
     char *path;
 
-    if (!slash || a->backing_file[0] == '/')
+    if (!slash || a->backing_file[0] == '/' ||
+        storage_name_protocol(a->backing_file))
         return tool_strdup(a->backing_file);
     folder = (size_t)(slash - a->filename) + 1;
     size = folder + strlen(a->backing_file) + 1;
@@ -233,7 +235,8 @@ static int create_find_size(struct create_arguments *a)
         return -EINVAL;
     }
     path = create_backing_path(a);
-    ret = rhea_image_open(&backing, path, a->backing_format, 0, &err);
+    ret = rhea_image_open(&backing, path, a->backing_format, RHEA_IMAGE_NO_IO,
+                          &err);
     if (ret < 0) {
         rhea_error_prefix(&err, "cannot use the backing image");
         tool_error("%s: %s", a->filename, err.text);
@@ -271,7 +274,7 @@ static int create_parse(struct create_arguments *a, int argc, char **argv)
 {
     static const struct option long_options[] = {
         {"help", no_argument, NULL, 'h'},
-        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"object", required_argument, NULL, TOOL_OPT_OBJECT},
         {0},
     };
     int c;
@@ -298,6 +301,10 @@ static int create_parse(struct create_arguments *a, int argc, char **argv)
             break;
         case 'o':
             if (tool_options_add(&a->options, optarg) < 0)
+                return 1;
+            break;
+        case TOOL_OPT_OBJECT:
+            if (tool_object_add(optarg) < 0)
                 return 1;
             break;
         default:
@@ -342,6 +349,7 @@ const struct tool_command tool_create = {
             "  -u         do not open the backing file\n"
             "  -o a=b,..  the format's options; `-o help` lists them\n"
             "  -q         print only errors\n"
+            "  --object=OBJECT  secret,id=ID,file=FILE and such\n"
             "\nSIZE is a number of bytes; k, M, G, T, P or E may follow it.\n",
     .run = create_run,
     .usage_code = 1,

@@ -8,7 +8,7 @@
 
 struct info_arguments {
     const char *filename, *format;
-    bool json, chain, no_lock;
+    bool json, chain, no_lock, image_opts;
 };
 
 /* All that is printed of one image. */
@@ -34,7 +34,7 @@ static int info_view_init(struct info_view *v, struct rhea_image *image,
     memset(v, 0, sizeof(*v));
     v->image = image;
     rhea_image_info(image, &v->info);
-    v->format = ops->name;
+    v->format = rhea_image_driver(image);
     v->has_disk_size = rhea_file_stat(rhea_image_storage(image), &v->disk_size,
                                       &device, &inode) == 0;
     if (v->info.backing_file)
@@ -214,8 +214,15 @@ static int info_one(const struct info_arguments *a, const char *filename,
 
     if (a->no_lock)
         flags |= RHEA_IMAGE_NO_LOCK;
-    if (rhea_image_open(&image, filename, format, flags, &err) < 0)
-        return tool_fail(filename, &err, 1);
+    if (tool_image_open(
+            &(struct tool_image){
+                .name = filename,
+                .format = format,
+                .image_opts = a->image_opts && !json_array_size(array),
+                .flags = flags,
+            },
+            &image) < 0)
+        return 1;
     if (a->chain && info_remember(seen, image) < 0) {
         rhea_image_close(image, NULL);
         return 1;
@@ -294,8 +301,8 @@ static int info_parse(struct info_arguments *a, int argc, char **argv)
         {"output", required_argument, NULL, TOOL_OPT_OUTPUT},
         {"backing-chain", no_argument, NULL, TOOL_OPT_BACKING_CHAIN},
         {"force-share", no_argument, NULL, 'U'},
-        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"object", required_argument, NULL, TOOL_OPT_OBJECT},
+        {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
     int c;
@@ -314,6 +321,13 @@ static int info_parse(struct info_arguments *a, int argc, char **argv)
             break;
         case 'U':
             a->no_lock = true;
+            break;
+        case TOOL_OPT_IMAGE_OPTS:
+            a->image_opts = true;
+            break;
+        case TOOL_OPT_OBJECT:
+            if (tool_object_add(optarg) < 0)
+                return 1;
             break;
         default:
             return tool_other_option(&tool_info, c, argv);
@@ -340,7 +354,9 @@ const struct tool_command tool_info = {
     .help = "  -f, --format=FORMAT      of the image; else it is found out\n"
             "      --output=human|json  how the result is printed\n"
             "      --backing-chain      tell of all images of the chain\n"
-            "  -U, --force-share        even if the image is in use\n",
+            "  -U, --force-share        even if the image is in use\n"
+            "      --image-opts         FILE is a list of options\n"
+            "      --object=OBJECT      secret,id=ID,file=FILE and such\n",
     .run = info_run,
     .usage_code = 1,
 };

@@ -8,7 +8,7 @@
 struct map_arguments {
     const char *filename, *format;
     uint64_t start, length;
-    bool json, no_lock;
+    bool json, no_lock, image_opts;
 };
 
 /* One line of the output. */
@@ -255,13 +255,18 @@ static int map_do(const struct map_arguments *a)
 {
     struct map m = {.arguments = a};
     struct rhea_image *image;
-    struct rhea_error err;
     unsigned depth = 0;
     int ret;
 
-    if (rhea_image_open(&m.image, a->filename, a->format,
-                        a->no_lock ? RHEA_IMAGE_NO_LOCK : 0, &err) < 0)
-        return tool_fail(a->filename, &err, 1);
+    const struct tool_image what = {
+        .name = a->filename,
+        .format = a->format,
+        .image_opts = a->image_opts,
+        .flags = a->no_lock ? RHEA_IMAGE_NO_LOCK : 0,
+    };
+
+    if (tool_image_open(&what, &m.image) < 0)
+        return 1;
     for (image = m.image; image && depth < RHEA_CHAIN_MAX;
          image = rhea_image_backing(image))
         m.sparse[depth++] = map_is_sparse(image);
@@ -283,8 +288,8 @@ static int map_parse(struct map_arguments *a, int argc, char **argv)
         {"start-offset", required_argument, NULL, 's'},
         {"max-length", required_argument, NULL, 'l'},
         {"force-share", no_argument, NULL, 'U'},
-        {"object", required_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"image-opts", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"object", required_argument, NULL, TOOL_OPT_OBJECT},
+        {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
     int c;
@@ -309,6 +314,13 @@ static int map_parse(struct map_arguments *a, int argc, char **argv)
             break;
         case 'U':
             a->no_lock = true;
+            break;
+        case TOOL_OPT_IMAGE_OPTS:
+            a->image_opts = true;
+            break;
+        case TOOL_OPT_OBJECT:
+            if (tool_object_add(optarg) < 0)
+                return 1;
             break;
         default:
             return tool_other_option(&tool_map, c, argv);
@@ -337,7 +349,9 @@ const struct tool_command tool_map = {
             "      --output=human|json    how the result is printed\n"
             "  -s, --start-offset=OFFSET  where to begin (0)\n"
             "  -l, --max-length=LENGTH    how far to look (to the end)\n"
-            "  -U, --force-share          even if the image is in use\n",
+            "  -U, --force-share          even if the image is in use\n"
+            "      --image-opts           FILE is a list of options\n"
+            "      --object=OBJECT        secret,id=ID,file=FILE and such\n",
     .run = map_run,
     .usage_code = 1,
 };
