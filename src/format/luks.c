@@ -471,9 +471,12 @@ static const struct rhea_option_help luks_amend_help[] = {
     {0},
 };
 
+static const char *const luks_strong_options[] = {"key-secret", NULL};
+
 const struct rhea_format_ops rhea_format_luks = {
     .name = "luks",
     .create_options = luks_create_help,
+    .strong_options = luks_strong_options,
     .probe = luks_probe,
     .open = luks_open_format,
     .close = luks_close,

@@ -78,6 +78,17 @@ static int chain_open_below(struct rhea_image *top, struct rhea_image *last,
     return 0;
 }
 
+/* Whether what is below IMAGE, by options, is what IMAGE itself says. */
+static bool chain_is_as_named(const struct rhea_image *image,
+                              const struct rhea_format_info *info)
+{
+    const struct rhea_image *below = image->backing;
+    RHEA_AUTO_FREE char *path = rhea_image_backing_path(image);
+    return below && path && strcmp(path, below->filename) == 0 &&
+           (!info->backing_format ||
+            strcmp(info->backing_format, below->driver) == 0);
+}
+
 /* Where the user has put another image below, or none, the name has to say so.
  * From the end of the chain, for a name includes those below. */
 static int chain_describe(struct rhea_image *image, unsigned depth,
@@ -93,7 +104,8 @@ static int chain_describe(struct rhea_image *image, unsigned depth,
     struct rhea_format_info info;
     rhea_image_info(image, &info);
     if (ret || image->is_protocol ||
-        !(image->backing_overridden || (none && info.backing_file)))
+        !(image->backing_overridden || (none && info.backing_file)) ||
+        chain_is_as_named(image, &info))
         return ret;
     ret = node_describe_child(
         d, "backing", image->backing ? &image->backing->description : NULL,

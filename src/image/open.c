@@ -17,7 +17,12 @@
 #include "image/internal.h"
 #include "image/opening.h"
 
-enum { PROBE_BYTES = 4096 };
+enum {
+    PROBE_BYTES = 4096,
+    /* What is said of an image and not of one that its bytes come from. */
+    OPEN_TOP_FLAGS =
+        RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_NO_IO | RHEA_IMAGE_CHECK,
+};
 
 int image_probe(struct rhea_storage *storage,
                 const struct rhea_format_ops **ops, struct rhea_error *err)
@@ -121,7 +126,9 @@ static size_t open_own_options(struct rhea_image *image,
 /* Options of a child that IMAGE does not have. */
 static int open_check_children(struct rhea_image *image, struct rhea_error *err)
 {
-    bool below = image->flags & RHEA_IMAGE_NO_BACKING;
+    /* A check is of this image, too, but takes what others take. */
+    bool below = (image->flags & RHEA_IMAGE_NO_BACKING) &&
+                 (image->flags & RHEA_IMAGE_NO_IO);
     const char *backing = storage_options_peek(&image->options, "backing");
     const char *wrong = NULL;
     for (size_t i = 0; i < image->options.n && !wrong; i++) {
@@ -207,8 +214,8 @@ static int open_storage(struct rhea_image *image, struct node_opening *opening,
                              "file.filename");
     if (!ret)
         ret = node_open_storage(&image->storage, &image->file_description,
-                                image->asked, &options, image->flags, opening,
-                                err);
+                                image->asked, &options,
+                                image->flags & ~OPEN_TOP_FLAGS, opening, err);
     storage_options_finish(&options);
     if (ret)
         return ret;

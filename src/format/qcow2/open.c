@@ -76,21 +76,28 @@ static int qcow2_open(struct rhea_format **out,
                       const struct rhea_format_open *how,
                       struct rhea_error *err)
 {
+    RHEA_AUTO_FREE struct rhea_option *options =
+        calloc(how->n_options + 1, sizeof(*options));
+    size_t n_options = 0;
     struct qcow2 *q;
     int r;
 
     q = calloc(1, sizeof(*q));
-    if (!q)
+    if (!q || !options) {
+        free(q);
         return rhea_error_set(err, ENOMEM, "out of memory");
+    }
     q->f.ops = &rhea_format_qcow2;
     q->f.storage = how->storage;
     q->flags = how->flags;
     open_init_locks(q);
     r = qcow2_header_read(q, err);
     if (r == 0)
+        r = qcow2_runtime_options(q, how, options, &n_options, err);
+    if (r == 0)
         r = open_tables(q, err);
     if (r == 0)
-        r = qcow2_crypt_open(q, how->options, how->n_options, err);
+        r = qcow2_crypt_open(q, options, n_options, err);
     if (r < 0) {
         open_release(q);
         return r;
@@ -162,9 +169,12 @@ static void qcow2_info(struct rhea_format *f, struct rhea_format_info *info)
     };
 }
 
+static const char *const qcow2_strong_options[] = {"encrypt.key-secret", NULL};
+
 const struct rhea_format_ops rhea_format_qcow2 = {
     .name = "qcow2",
     .create_options = qcow2_create_options,
+    .strong_options = qcow2_strong_options,
     .probe = qcow2_probe,
     .open = qcow2_open,
     .close = qcow2_close,

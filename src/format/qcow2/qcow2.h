@@ -185,6 +185,7 @@ struct qcow2_decompressed {
 struct qcow2 {
     struct rhea_format f;
     unsigned flags; /* RHEA_FORMAT_* */
+    bool lazy;      /* refcounts are brought up to date at the end only */
 
     /* The header as last written or read. Constant, save for what repair and
      * growth change under LOCK. */
@@ -284,6 +285,11 @@ static inline unsigned qcow2_l1_shift(const struct qcow2 *q)
 }
 
 /* header.c, header_write.c */
+/* Take the options of HOW that are in runtime.c; the others are left in REST,
+ * which has room for all. The header has been read. */
+int qcow2_runtime_options(struct qcow2 *q, const struct rhea_format_open *how,
+                          struct rhea_option *rest, size_t *n_rest,
+                          struct rhea_error *err);
 int qcow2_header_read(struct qcow2 *q, struct rhea_error *err);
 void qcow2_header_finish(struct qcow2 *q);
 /* Write the three feature words and make them durable. */

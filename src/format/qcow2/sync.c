@@ -119,7 +119,7 @@ static int sync_announce(struct qcow2 *q, struct rhea_error *err)
 
     if (q->version < 3)
         return 0;
-    if (q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS)
+    if (q->lazy)
         incompatible |= QCOW2_INCOMPAT_DIRTY;
     if (autoclear == q->autoclear && incompatible == q->incompatible)
         return 0;
