@@ -141,7 +141,7 @@ struct rhea_bitmap {
 RHEA_API void rhea_bitmaps_free(struct rhea_bitmap *bitmaps, size_t n);
 
 /* The most bytes of bits that are held in memory for one bitmap. */
-#define RHEA_BITMAP_BYTES_MAX (256U << 20)
+#define RHEA_BITMAP_BYTES_MAX (512U << 20)
 
 /* What a check found. Counts are of clusters unless named otherwise. */
 struct rhea_check {
@@ -365,8 +365,8 @@ struct rhea_format_ops {
     int (*bitmap_enable)(struct rhea_format *f, const char *name, bool enabled,
                          struct rhea_error *err);
     /* All bits, least significant first in each byte, N bytes:
-     * ceil(ceil(size / granularity) / 8). Load refuses one that is in use;
-     * store replaces them all. */
+     * ceil(ceil(size / granularity) / 8), zero past the last bit. Store
+     * replaces them all. Both refuse one that is in use. */
     int (*bitmap_load)(struct rhea_format *f, const char *name, uint8_t *bits,
                        size_t n, struct rhea_error *err);
     int (*bitmap_store)(struct rhea_format *f, const char *name,

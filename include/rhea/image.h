@@ -181,6 +181,39 @@ RHEA_API int rhea_image_vm_state_write(struct rhea_image *image,
                                        size_t len, struct rhea_error *err);
 
 /*
+ * Persistent bitmaps. -ENOTSUP where the format cannot hold any. Each change is
+ * durable when it returns 0. Bitmaps that are in use, for a program did not
+ * close the image, can only be removed.
+ */
+/* *LIST is for rhea_bitmaps_free. */
+RHEA_API int rhea_image_bitmap_list(struct rhea_image *image,
+                                    struct rhea_bitmap **list, size_t *n,
+                                    struct rhea_error *err);
+/* WHAT->granularity 0: the cluster size, from 4 to 64 KiB. */
+RHEA_API int rhea_image_bitmap_add(struct rhea_image *image,
+                                   const struct rhea_bitmap *what,
+                                   struct rhea_error *err);
+RHEA_API int rhea_image_bitmap_remove(struct rhea_image *image,
+                                      const char *name, struct rhea_error *err);
+RHEA_API int rhea_image_bitmap_enable(struct rhea_image *image,
+                                      const char *name, bool enabled,
+                                      struct rhea_error *err);
+/* Set all bits to 0. */
+RHEA_API int rhea_image_bitmap_clear(struct rhea_image *image, const char *name,
+                                     struct rhea_error *err);
+/* Set those bits of NAME whose bytes SOURCE_NAME has set, too. SOURCE may be
+ * IMAGE; both are of the same size. */
+RHEA_API int rhea_image_bitmap_merge(struct rhea_image *image, const char *name,
+                                     struct rhea_image *source,
+                                     const char *source_name,
+                                     struct rhea_error *err);
+/* Add WHAT with the bits that SOURCE has for it; all or nothing. */
+RHEA_API int rhea_image_bitmap_copy(struct rhea_image *image,
+                                    struct rhea_image *source,
+                                    const struct rhea_bitmap *what,
+                                    struct rhea_error *err);
+
+/*
  * Create FILENAME. Checks that a backing file, if any, opens as its format
  * (unless UNSAFE), takes the size from it when how->size is UINT64_MAX, and
  * refuses a file that is in use.

@@ -80,8 +80,6 @@ static void info_print_human(const struct info_view *v)
     if (v->info.backing_file)
         info_print_backing(v);
     tool_snapshots_print(v->snapshots, v->n_snapshots);
-    if (v->info.bitmaps)
-        printf("persistent bitmaps: %u\n", v->info.bitmaps);
     if (v->facts.n)
         printf("Format specific information:\n");
     tool_facts_print(&v->facts);
@@ -156,8 +154,6 @@ static json_t *info_json(const struct info_view *v)
     if (v->n_snapshots)
         json_object_set_new(o, "snapshots",
                             tool_snapshots_json(v->snapshots, v->n_snapshots));
-    if (v->info.bitmaps)
-        json_object_set_new(o, "bitmap-count", json_integer(v->info.bitmaps));
     if (v->backing_path)
         json_object_set_new(o, "full-backing-filename",
                             tool_json_string(v->backing_path));

@@ -9,7 +9,7 @@ _rhea_img() {
         words=("${COMP_WORDS[@]}")
         cword=$COMP_CWORD
     }
-    local commands="check compare convert convert-inplace create help info map snapshot"
+    local commands="bitmap check compare convert convert-inplace create help info map snapshot"
     local formats="qcow2 qed raw"
     local command=${words[1]-}
 
@@ -42,6 +42,10 @@ _rhea_img() {
     fi
 
     case $command in
+    bitmap)
+        options="--add -g --remove --clear --enable --disable --merge -b -F"
+        options+=" -f --object --image-opts"
+        ;;
     check) options="-f --format -r --repair --output= -q -p -T -U" ;;
     compare) options="-f -F -s -p -q -T -U" ;;
     convert)

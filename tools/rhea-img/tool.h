@@ -20,6 +20,7 @@ struct tool_command {
 };
 
 extern const struct tool_command tool_bench;
+extern const struct tool_command tool_bitmap;
 extern const struct tool_command tool_check;
 extern const struct tool_command tool_commit;
 extern const struct tool_command tool_compare;

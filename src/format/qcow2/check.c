@@ -576,7 +576,9 @@ int qcow2_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     if (q->failed)
         return rhea_error_set(err, EIO, "an earlier error came in between");
     if (q->write_ready) {
-        r = qcow2_sync(q, err);
+        r = qcow2_bitmaps_settle(q, err);
+        if (r == 0)
+            r = qcow2_sync(q, err);
         if (r == 0)
             r = qcow2_fail(q, qcow2_refs_write(q, err));
         if (r < 0)

@@ -161,6 +161,8 @@ static int compress_plan(struct qcow2 *q, uint64_t offset, uint64_t length,
     RHEA_LOCKED(&q->lock);
     *host = 0;
     r = qcow2_write_begin(q, err);
+    if (r == 0)
+        r = qcow2_bitmaps_touch(q, offset, offset + q->cluster_size, err);
     if (r < 0)
         return r;
     qcow2_flight_wait(q, offset, offset + q->cluster_size);

@@ -2,8 +2,7 @@
 /*
  * qcow2, versions 2 and 3: opening, closing, what an image says of itself, and
  * the driver's table. Not supported: reading and writing external data files
- * (they are recognised), keeping persistent bitmaps up to date (writing marks
- * them as out of date).
+ * (they are recognised).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -29,6 +28,7 @@ static void open_release(struct qcow2 *q)
     qcow2_compressors_finish(q);
     bitmap_finish(&q->tables);
     bitmap_finish(&q->l1_dirty);
+    qcow2_bitmaps_finish(q);
     free(q->releases);
     qcow2_snapshots_free(q);
     free(q->l1);
@@ -120,8 +120,8 @@ static int qcow2_facts(struct rhea_format *f, struct rhea_facts *facts,
                        struct rhea_error *err)
 {
     struct qcow2 *q = qcow2_of(f);
+    int r;
 
-    (void)err;
     RHEA_LOCKED(&q->lock);
     rhea_facts_string(facts, "compat", "compat",
                       q->version == 2 ? "0.10" : "1.1");
@@ -130,6 +130,9 @@ static int qcow2_facts(struct rhea_format *f, struct rhea_facts *facts,
     if (q->version >= 3)
         rhea_facts_bool(facts, "lazy refcounts", "lazy-refcounts",
                         q->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+    r = qcow2_bitmaps_facts(q, facts, err);
+    if (r < 0)
+        return r;
     rhea_facts_number(facts, "refcount bits", "refcount-bits",
                       1U << q->refcount_order);
     qcow2_crypt_facts(q, facts);
@@ -203,4 +206,10 @@ const struct rhea_format_ops rhea_format_qcow2 = {
     .snapshot_load = qcow2_snapshot_load,
     .vm_state_read = qcow2_vm_state_read,
     .vm_state_write = qcow2_vm_state_write,
+    .bitmap_list = qcow2_bitmap_list,
+    .bitmap_add = qcow2_bitmap_add,
+    .bitmap_remove = qcow2_bitmap_remove,
+    .bitmap_enable = qcow2_bitmap_enable,
+    .bitmap_load = qcow2_bitmap_load,
+    .bitmap_store = qcow2_bitmap_store,
 };

@@ -11,13 +11,13 @@
  *   decompress.c, compress.c               guest.c         guest bytes read
  *   refcount.c      refcounts, allocation  sync.c          order of metadata
  *   write.c         guest writes           zero.c          zeroes, discards
- *   create.c        new images             snapshot.c      bitmaps
+ *   create.c        new images
  *   check.c         consistency            repair.c        new refcounts
  *   snapshot_*.c    internal snapshots     vm_state.c      what lies past the
  *                                                          guest's end
  *   l1.c            another L1 table       backing.c       another backing file
  *   empty.c         unallocate everything  resize.c        virtual size
- *   crypt.c         encryption
+ *   crypt.c         encryption             bitmap*.c       persistent bitmaps
  *
  * Locks, in the order in which they may be taken:
  *   lock      all mutable members, unless they say otherwise
@@ -176,6 +176,15 @@ struct qcow2_flight {
     struct qcow2_flight *next;
 };
 
+/* A bitmap that is held in memory, and marked as in use in the file. */
+struct qcow2_tracked {
+    uint32_t index; /* in the directory */
+    unsigned granularity_bits;
+    bool enabled; /* follows guest writes */
+    uint8_t *bits;
+    uint64_t n_bytes;
+};
+
 struct qcow2_decompressed {
     uint64_t host; /* of the stored form; 0: none */
     uint64_t age;
@@ -253,6 +262,11 @@ struct qcow2 {
     pthread_cond_t landed;
     uint64_t fresh;  /* host bytes from here on were never written */
     uint64_t z_next; /* where the next compressed cluster may go on; 0: none */
+
+    /* Persistent bitmaps that follow guest writes; see bitmap_track.c. */
+    bool tracking;
+    struct qcow2_tracked *tracked;
+    uint32_t n_tracked;
 
     struct {
         pthread_mutex_t lock;
@@ -458,11 +472,54 @@ int qcow2_l1_replace(struct qcow2 *q, const uint64_t *l1, uint32_t n,
 /* snapshot.c */
 typedef int qcow2_range_fn(void *opaque, uint64_t host, uint64_t length,
                            struct rhea_error *err);
+
+/* bitmap*.c. All under LOCK, save those of the table of functions. */
 /* Every range of the bitmaps: directory, tables, data. */
 int qcow2_bitmaps_walk(struct qcow2 *q, qcow2_range_fn *fn, void *opaque,
                        struct rhea_error *err);
-/* Mark the bitmaps that are to follow writes as out of date, durably. */
-int qcow2_bitmaps_invalidate(struct qcow2 *q, struct rhea_error *err);
+/* The guest is about to change [OFFSET, END), or to make it zero: enter that
+ * where bitmaps follow guest writes. */
+int qcow2_bitmaps_follow(struct qcow2 *q, uint64_t offset, uint64_t end,
+                         struct rhea_error *err);
+static inline int qcow2_bitmaps_touch(struct qcow2 *q, uint64_t offset,
+                                      uint64_t end, struct rhea_error *err)
+{
+    return q->n_bitmaps ? qcow2_bitmaps_follow(q, offset, end, err) : 0;
+}
+/* Store the bitmaps that were followed so far; they are followed anew from the
+ * next change on. */
+int qcow2_bitmaps_settle(struct qcow2 *q, struct rhea_error *err);
+/* The disk is about to be SIZE bytes long: all bitmaps are marked as in use,
+ * and held in memory with bits for so many bytes. Once the size has changed,
+ * settle stores them. -ENOTSUP where one is in use already. */
+int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t size,
+                         struct rhea_error *err);
+/* Forget what is in memory. */
+void qcow2_bitmaps_finish(struct qcow2 *q);
+/* Whether there are any (that mean something). */
+static inline bool qcow2_bitmaps_any(const struct qcow2 *q)
+{
+    return q->n_bitmaps && q->autoclear & QCOW2_AUTOCLEAR_BITMAPS;
+}
+/* Bytes of a file with clusters of that size that the bitmaps of a disk of
+ * SIZE bytes take, for `measure`. */
+uint64_t qcow2_bitmaps_measure(uint64_t size, uint32_t cluster_size,
+                               const struct rhea_bitmap *bitmaps, size_t n);
+/* What `info` tells of them. */
+int qcow2_bitmaps_facts(struct qcow2 *q, struct rhea_facts *facts,
+                        struct rhea_error *err);
+int qcow2_bitmap_list(struct rhea_format *f, struct rhea_bitmap **list,
+                      size_t *n, struct rhea_error *err);
+int qcow2_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
+                     struct rhea_error *err);
+int qcow2_bitmap_remove(struct rhea_format *f, const char *name,
+                        struct rhea_error *err);
+int qcow2_bitmap_enable(struct rhea_format *f, const char *name, bool enabled,
+                        struct rhea_error *err);
+int qcow2_bitmap_load(struct rhea_format *f, const char *name, uint8_t *bits,
+                      size_t n, struct rhea_error *err);
+int qcow2_bitmap_store(struct rhea_format *f, const char *name,
+                       const uint8_t *bits, size_t n, struct rhea_error *err);
 
 /* walk.c */
 int qcow2_walk(struct rhea_format *f, rhea_use_fn *fn, void *opaque,

@@ -175,8 +175,6 @@ int qcow2_write_begin(struct qcow2 *q, struct rhea_error *err)
     if (r == 0)
         r = bitmap_init(&q->l1_dirty, div_up(q->l1_size, 64) + 1, err);
     if (r == 0)
-        r = qcow2_bitmaps_invalidate(q, err);
-    if (r == 0)
         r = sync_announce(q, err);
     if (r < 0) {
         qcow2_write_reset(q);
@@ -373,20 +371,27 @@ int qcow2_flush(struct rhea_format *f, struct rhea_error *err)
     return qcow2_sync(q, err);
 }
 
-/* All, lowered refcounts too, durable; only then the dirty bit goes. */
+/* All, bitmaps and lowered refcounts too, durable; only then the dirty bit
+ * goes. */
 int qcow2_write_end(struct qcow2 *q, struct rhea_error *err)
 {
-    int r;
+    int r, bitmaps = 0;
 
     RHEA_LOCKED(&q->lock);
     if (!q->write_ready)
         return 0;
     r = qcow2_sync(q, err);
+    if (r == 0 && q->n_tracked) {
+        /* Without room for them, all else is still to be closed cleanly. */
+        bitmaps = qcow2_bitmaps_settle(q, err);
+        r = q->failed ? bitmaps : qcow2_sync(q, bitmaps ? NULL : err);
+    }
     if (r == 0)
         r = qcow2_refs_write(q, err);
     if (r == 0 && q->incompatible & QCOW2_INCOMPAT_DIRTY) {
         q->incompatible &= ~QCOW2_INCOMPAT_DIRTY;
         r = qcow2_header_write_features(q, err);
     }
-    return qcow2_fail(q, r);
+    r = qcow2_fail(q, r);
+    return bitmaps ? bitmaps : r;
 }

@@ -272,6 +272,8 @@ static int write_plan(struct qcow2 *q, struct write_step *step,
     unsigned index;
     int r = qcow2_write_begin(q, err);
 
+    if (r == 0)
+        r = qcow2_bitmaps_touch(q, step->offset, step->end, err);
     if (r < 0)
         return r;
     step->base = align_down(step->offset, q->cluster_size);

@@ -137,10 +137,14 @@ out:
     return r;
 }
 
-static int zero_begin(struct qcow2 *q, struct rhea_error *err)
+static int zero_begin(struct qcow2 *q, uint64_t offset, uint64_t end,
+                      struct rhea_error *err)
 {
+    int r;
+
     RHEA_LOCKED(&q->lock);
-    return qcow2_write_begin(q, err);
+    r = qcow2_write_begin(q, err);
+    return r == 0 ? qcow2_bitmaps_touch(q, offset, end, err) : r;
 }
 
 int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
@@ -157,7 +161,7 @@ int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                               len, offset);
     if (!len)
         return 0;
-    r = zero_begin(q, err);
+    r = zero_begin(q, offset, end, err);
     if (r < 0)
         return r;
     if (q->version < 3 && q->backing_file)
