@@ -319,18 +319,3 @@ int qcow2_bitmap_store(struct rhea_format *f, const char *name,
     qcow2_bitmap_change_finish(&change);
     return r;
 }
-
-uint64_t qcow2_bitmaps_measure(uint64_t size, uint32_t cluster_size,
-                               const struct rhea_bitmap *bitmaps, size_t n)
-{
-    uint64_t bytes = 0, directory = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        uint64_t clusters = div_up(
-            div_up(div_up(size, bitmaps[i].granularity), 8), cluster_size);
-
-        bytes += clusters * cluster_size + align_up(clusters * 8, cluster_size);
-        directory += align_up(24 + strlen(bitmaps[i].name), 8);
-    }
-    return bytes + align_up(directory, cluster_size);
-}

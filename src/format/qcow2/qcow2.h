@@ -501,10 +501,6 @@ static inline bool qcow2_bitmaps_any(const struct qcow2 *q)
 {
     return q->n_bitmaps && q->autoclear & QCOW2_AUTOCLEAR_BITMAPS;
 }
-/* Bytes of a file with clusters of that size that the bitmaps of a disk of
- * SIZE bytes take, for `measure`. */
-uint64_t qcow2_bitmaps_measure(uint64_t size, uint32_t cluster_size,
-                               const struct rhea_bitmap *bitmaps, size_t n);
 /* What `info` tells of them. */
 int qcow2_bitmaps_facts(struct qcow2 *q, struct rhea_facts *facts,
                         struct rhea_error *err);
