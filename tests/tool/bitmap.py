@@ -170,6 +170,16 @@ class Bitmap(tool.Case):
         self.assertEqual(tool.rhea('check', '-r', 'leaks', 'x').code, 0)
         self.sound('x', 'qcow2')
 
+    def test_applying_a_snapshot_sets_all_bits(self):
+        self.create(size='1000k')
+        self.qemu('snapshot', '-c', 's', 'x')
+        self.qemu('bitmap', '--add', '-g', '64k', 'x', 'a')
+        self.qemu('bitmap', '--add', '--disable', '-g', '64k', 'x', 'b')
+        self.rhea('snapshot', '-a', 's', 'x')
+        self.assertEqual([b[2:] for b in found('x')],
+                         [(False, True, set(range(16))), (False, False, set())])
+        self.sound('x', 'qcow2')
+
     def test_contradictions(self):
         self.create()
         for args in ((), ('x',), ('x', 'b'), ('--add', 'x'),

@@ -469,7 +469,7 @@ int qcow2_l1_store(struct qcow2 *q, const uint64_t *l1, uint32_t n,
 int qcow2_l1_replace(struct qcow2 *q, const uint64_t *l1, uint32_t n,
                      uint64_t size, struct rhea_error *err);
 
-/* snapshot.c */
+/* Told of ranges of the file. */
 typedef int qcow2_range_fn(void *opaque, uint64_t host, uint64_t length,
                            struct rhea_error *err);
 

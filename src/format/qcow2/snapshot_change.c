@@ -259,6 +259,9 @@ int qcow2_snapshot_apply(struct rhea_format *f, const char *which,
         r = qcow2_tree_count(q, &new, l1, (uint32_t)n, 1, err);
     if (r == 0)
         r = qcow2_tree_count(q, &old, q->l1, q->l1_size, -1, err);
+    /* Bitmaps that follow writes: all may be different now. */
+    if (r == 0)
+        r = qcow2_bitmaps_touch(q, 0, q->f.size, err);
     if (r == 0)
         r = apply_do(q, l1, (uint32_t)n, s->s.disk_size, &new, &old, err);
     qcow2_tree_free(&new);
