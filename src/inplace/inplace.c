@@ -64,7 +64,8 @@ static int inplace_check_opens(const struct conversion *c,
                                struct rhea_error *err)
 {
     struct rhea_format *f;
-    int ret = rhea_format_open_over(format, &f, c->storage, 0, err);
+    int ret =
+        rhea_format_open_over(format, &f, c->storage, RHEA_FORMAT_NO_IO, err);
     return ret ? ret : format->close(f, err);
 }
 

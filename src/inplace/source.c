@@ -17,7 +17,8 @@ int source_init(struct source *src, struct rhea_storage *storage,
     *src = (struct source){.storage = storage, .filename = filename};
     int ret = rhea_storage_size(storage, &src->file_size, err);
     if (!ret)
-        ret = rhea_format_open_over(format, &src->format, storage, 0, err);
+        ret = rhea_format_open_over(format, &src->format, storage,
+                                    RHEA_FORMAT_NO_IO, err);
     if (ret)
         return ret;
     format->info(src->format, &src->info);
