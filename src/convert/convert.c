@@ -353,6 +353,7 @@ int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
         .turn = PTHREAD_COND_INITIALIZER,
         .news = PTHREAD_COND_INITIALIZER,
     };
+    struct rhea_format_info info;
     int ret;
 
     if (options->sparse % 512 || options->sparse > RHEA_CONVERT_SPARSE_MAX)
@@ -363,6 +364,10 @@ int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
     ret = convert_choose_unit(&c, err);
     if (ret < 0)
         return ret;
+    /* Bytes of a file that are zero are noise, decrypted. */
+    rhea_image_info(target, &info);
+    if (info.encrypted)
+        c.options.target_is_zero = false;
     ret = convert_source_init(&c.source, sources, n_sources,
                               rhea_image_backing(target), err);
     if (ret < 0)

@@ -50,6 +50,7 @@ struct create {
     struct qcow2 q; /* only what the header is made of */
     enum create_preallocation preallocation;
     struct qcow2_crypt_create crypt;
+    bool measure; /* nothing will be written */
     /* Clusters. */
     uint64_t table, blocks, l1, crypto, l2, data;
     uint64_t table_at, blocks_at, l1_at, crypto_at, l2_at, data_at, end;
@@ -199,7 +200,7 @@ static int create_parse(struct create *c, const struct rhea_create *how,
     /* The header only reads them. */
     q->backing_file = (char *)(uintptr_t)how->backing_file;
     q->backing_format = (char *)(uintptr_t)how->backing_format;
-    r = qcow2_crypt_prepare(&c->crypt, false, err);
+    r = qcow2_crypt_prepare(&c->crypt, c->measure, err);
     return r < 0 ? r : create_check_options(c, how, err);
 }
 
@@ -453,7 +454,7 @@ int qcow2_measure(const struct rhea_measure *what, struct rhea_measured *out,
     const struct rhea_create how = {.size = what->size,
                                     .options = what->options,
                                     .n_options = what->n_options};
-    struct create c = {.preallocation = CREATE_OFF};
+    struct create c = {.preallocation = CREATE_OFF, .measure = true};
     uint64_t cs, data, l2, l1, meta, required = 0;
     int r = create_parse(&c, &how, err);
 
@@ -467,6 +468,7 @@ int qcow2_measure(const struct rhea_measure *what, struct rhea_measured *out,
     l1 = div_up(l2 * 8, cs);
     meta = 1 + l2 + l1;
     meta += measure_refcounts(&c.q, meta + data / cs);
+    meta += c.crypto; /* after what is counted, as in QEMU */
     if (what->next)
         r = measure_data(what, c.q.cluster_size, &required, err);
     if (c.preallocation == CREATE_FALLOC || c.preallocation == CREATE_FULL)
