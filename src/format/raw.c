@@ -234,6 +234,18 @@ static int raw_fill(struct rhea_storage *storage, uint64_t from, uint64_t size,
     return 0;
 }
 
+/* On a device or an export, whose size is what it is, the image may leave some
+ * of it unused. */
+static int raw_set_size(struct rhea_storage *storage, uint64_t size,
+                        struct rhea_error *err)
+{
+    uint64_t now;
+    if (!rhea_file_is_regular(storage) &&
+        rhea_storage_size(storage, &now, NULL) == 0 && now >= size)
+        return 0;
+    return rhea_storage_truncate(storage, size, err);
+}
+
 static int raw_create(struct rhea_storage *storage,
                       const struct rhea_create *how, struct rhea_error *err)
 {
@@ -264,7 +276,7 @@ static int raw_create(struct rhea_storage *storage,
     else if (falloc && size)
         ret = rhea_storage_allocate(storage, 0, size, err);
     else
-        ret = rhea_storage_truncate(storage, size, err);
+        ret = raw_set_size(storage, size, err);
     if (!ret)
         ret = rhea_storage_flush(storage, err);
     return ret;

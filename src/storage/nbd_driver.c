@@ -312,4 +312,5 @@ const struct storage_driver storage_driver_nbd = {
     .plain_name = driver_plain_name,
     .strong_options = (const char *const[]){"path", "host", "port", "export",
                                             "server.", NULL},
+    .can_create = true,
 };

@@ -202,6 +202,7 @@ const struct storage_driver storage_driver_null_co = {
     .open = null_open,
     .plain_name = null_plain_co,
     .strong_options = null_strong,
+    .can_create = true,
 };
 
 const struct storage_driver storage_driver_null_aio = {
@@ -211,4 +212,5 @@ const struct storage_driver storage_driver_null_aio = {
     .open = null_open,
     .plain_name = null_plain_aio,
     .strong_options = null_strong,
+    .can_create = true,
 };

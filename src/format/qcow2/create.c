@@ -325,6 +325,18 @@ static int create_write_l2(struct create *c, struct rhea_storage *s,
     return r;
 }
 
+/* Zeroes up to END. A device or an export has its size, and old contents. */
+static int create_set_end(struct rhea_storage *s, uint64_t end,
+                          struct rhea_error *err)
+{
+    uint64_t size;
+
+    if (!rhea_file_is_regular(s) && rhea_storage_size(s, &size, NULL) == 0 &&
+        size >= end)
+        return rhea_storage_zero(s, 0, end, false, err);
+    return rhea_storage_truncate(s, end, err);
+}
+
 static int create_write_data(struct create *c, struct rhea_storage *s,
                              struct rhea_error *err)
 {
@@ -336,7 +348,7 @@ static int create_write_data(struct create *c, struct rhea_storage *s,
     if (c->preallocation == CREATE_FALLOC)
         return rhea_storage_allocate(s, 0, end, err);
     if (c->preallocation != CREATE_FULL)
-        return rhea_storage_truncate(s, end, err);
+        return create_set_end(s, end, err);
     zero = calloc(1, piece);
     if (!zero)
         return rhea_error_set(err, ENOMEM, "out of memory");
