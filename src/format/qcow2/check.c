@@ -398,30 +398,61 @@ int qcow2_check_tally(struct qcow2_checker *c)
     return r == 0 ? check_refcount_blocks(c) : r;
 }
 
-static int check_snapshot_table(struct qcow2_checker *c)
+/* Where the table goes on further than any reader takes, its end goes: the
+ * header's count is lowered, and what those snapshots had is then leaked. */
+static int check_shorten_table(struct qcow2_checker *c,
+                               struct qcow2_table_repair *repair)
 {
     struct qcow2 *q = c->q;
-    uint32_t incomplete;
-    int r = 0;
+    bool fix = c->fix & RHEA_FIX_ERRORS;
+    int r;
 
+    if (q->n_snapshots > QCOW2_MAX_SNAPSHOTS && fix) {
+        repair->discarded = q->n_snapshots - QCOW2_MAX_SNAPSHOTS;
+        q->n_snapshots = QCOW2_MAX_SNAPSHOTS;
+    }
     if (q->n_snapshots > QCOW2_MAX_SNAPSHOTS ||
         !is_aligned(q->snapshots_offset, q->cluster_size) ||
         q->snapshots_offset > (uint64_t)INT64_MAX - QCOW2_MAX_SNAPSHOT_TABLE)
-        r = rhea_error_set(c->err, EINVAL,
-                           "the snapshot table's place or size is impossible");
+        return rhea_error_set(c->err, EINVAL,
+                              "the snapshot table's place or size is "
+                              "impossible");
+    r = qcow2_snapshots_read_repair(q, fix ? repair : NULL, c->err);
+    if (r < 0 || !repair->discarded)
+        return r;
+    qcow2_check_finding(c, false,
+                        "Removing %" PRIu32
+                        " snapshots that lie past the table's limits",
+                        repair->discarded);
+    r = qcow2_snapshots_write_count(q, c->err);
     if (r == 0)
-        r = qcow2_snapshots_read(q, c->err);
+        c->result->corruptions_fixed += repair->discarded;
+    return r;
+}
+
+static int check_snapshot_table(struct qcow2_checker *c)
+{
+    struct qcow2 *q = c->q;
+    struct qcow2_table_repair repair = {0};
+    uint32_t incomplete;
+    int r = check_shorten_table(c, &repair);
+
     if (r < 0) {
         c->result->errors++;
         return r;
     }
+    if (repair.cut)
+        qcow2_check_finding(c, false,
+                            "Cutting off extra data of %" PRIu32
+                            " snapshots that have too much",
+                            repair.cut);
     incomplete = qcow2_snapshots_incomplete(q);
     if (incomplete)
         qcow2_check_finding(c, true,
                             "%" PRIu32
                             " snapshots lack data that this version requires",
                             incomplete);
-    c->result->corruptions += incomplete;
+    c->table_faults = incomplete + repair.cut;
     return 0;
 }
 
@@ -447,10 +478,10 @@ static int check_rebuild(struct qcow2_checker *c)
     r = qcow2_check_tally(c);
     c->fix = fix;
     errors = res->corruptions;
-    /* The old structure is a leak now; giving it back is no finding. */
+    res->finding = old.finding;
+    /* The old structure is a leak now. */
     if (r == 0)
         r = qcow2_check_compare(c, fix & RHEA_FIX_LEAKS);
-    res->finding = old.finding;
     res->leaks_fixed = old.leaks_fixed;
     if (old.corruptions > errors)
         res->corruptions_fixed += old.corruptions - errors;
@@ -479,13 +510,8 @@ static int check_refcounts(struct qcow2_checker *c)
                               "repair of leaks alone does not do");
     }
     if (c->result->leaks || c->result->corruptions) {
-        /* Findings are told once. */
-        void (*finding)(void *, bool, const char *) = c->result->finding;
-
         *c->result = before;
-        c->result->finding = NULL;
         r = qcow2_check_compare(c, c->fix);
-        c->result->finding = finding;
     }
     return r;
 }
@@ -493,19 +519,22 @@ static int check_refcounts(struct qcow2_checker *c)
 /* Once the refcounts are right, a place for a new table can be found. */
 static int check_fix_snapshots(struct qcow2_checker *c)
 {
-    uint32_t incomplete = qcow2_snapshots_incomplete(c->q);
     int r;
 
-    if (!incomplete || !(c->fix & RHEA_FIX_ERRORS) || c->result->errors ||
-        c->result->corruptions > incomplete)
+    if (!c->table_faults)
         return 0;
+    if (!(c->fix & RHEA_FIX_ERRORS) || c->result->errors ||
+        c->result->corruptions) {
+        c->result->corruptions += c->table_faults;
+        return 0;
+    }
     r = qcow2_snapshots_complete(c->q, c->err);
     if (r < 0) {
+        c->result->corruptions += c->table_faults;
         c->result->errors++;
         return r;
     }
-    c->result->corruptions -= incomplete;
-    c->result->corruptions_fixed += incomplete;
+    c->result->corruptions_fixed += c->table_faults;
     return 0;
 }
 
@@ -540,7 +569,7 @@ static int check_run(struct qcow2_checker *c)
         c->result->image_end = (c->highest + 1) << q->cluster_bits;
     if (r == 0 && c->fix)
         r = rhea_storage_flush(q->f.storage, c->err);
-    if (r == 0 && c->fix)
+    if (r == 0)
         r = check_fix_snapshots(c);
     if (r == 0 && c->fix)
         r = check_mark_clean(c);

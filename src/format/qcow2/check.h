@@ -24,7 +24,8 @@ struct qcow2_checker {
     uint64_t highest; /* last cluster with a reference or a refcount */
     struct qcow2_tally tally;
     struct bitmap seen; /* L2 tables that the L1 table at hand led to so far */
-    unsigned repeats;   /* how often it led to one again */
+    uint32_t table_faults; /* of the snapshot table, for the end */
+    unsigned repeats;      /* how often it led to one again */
     struct rhea_error *err;
 };
 

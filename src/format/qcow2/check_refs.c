@@ -5,20 +5,25 @@
 
 #include "format/qcow2/check.h"
 
-/* One cluster whose refcount is not what it should be. */
+/* One cluster whose refcount is not what it should be. Scripts read these
+ * lines, so they are qemu-img's. */
 static void check_mismatch(struct qcow2_checker *c, uint64_t cluster,
                            uint64_t refcount, uint64_t references, unsigned fix)
 {
     struct rhea_check *res = c->result;
     bool leak = refcount > references;
+    bool repair = refcount && fix & (leak ? RHEA_FIX_LEAKS : RHEA_FIX_ERRORS);
 
-    qcow2_check_finding(c, !leak,
-                        "cluster %" PRIu64 " has refcount %" PRIu64
-                        " and %" PRIu64 " references",
+    qcow2_check_finding(c, !leak && !repair,
+                        "%scluster %" PRIu64 " refcount=%" PRIu64
+                        " reference=%" PRIu64,
+                        repair ? "Repairing "
+                        : leak ? "Leaked "
+                               : "",
                         cluster, refcount, references);
     if (!refcount)
         c->rebuild = true;
-    else if (fix & (leak ? RHEA_FIX_LEAKS : RHEA_FIX_ERRORS) &&
+    else if (repair &&
              qcow2_refcount_add(c->q, cluster, 1,
                                 (int64_t)(references - refcount), NULL) == 0) {
         if (leak)
@@ -85,10 +90,11 @@ static unsigned check_table_flags(struct qcow2_checker *c, uint8_t *table,
         if (entry & QCOW2_COMPRESSED || !(entry & QCOW2_OFFSET_MASK) ||
             !check_flag_wrong(c, entry, qcow2_external(q), &refcount))
             continue;
-        qcow2_check_corruption(c,
-                               "the COPIED flag of L2 entry 0x%" PRIx64
-                               " is wrong: the refcount is %" PRIu64,
-                               entry, refcount);
+        c->result->corruptions++;
+        qcow2_check_finding(c, !repair,
+                            "%sOFLAG_COPIED data cluster: l2_entry=%" PRIx64
+                            " refcount=%" PRIu64,
+                            repair ? "Repairing " : "", entry, refcount);
         if (repair)
             store_be64(at, entry ^ QCOW2_COPIED);
         wrong++;
@@ -130,10 +136,11 @@ static int check_l1_copied(struct qcow2_checker *c, uint32_t i, bool repair)
 
     if (!check_flag_wrong(c, q->l1[i], false, &refcount))
         return 0;
-    qcow2_check_corruption(c,
-                           "the COPIED flag of L1 entry %" PRIu32
-                           " is wrong: the refcount is %" PRIu64,
-                           i, refcount);
+    c->result->corruptions++;
+    qcow2_check_finding(c, !repair,
+                        "%sOFLAG_COPIED L2 cluster: l1_index=%" PRIu32
+                        " l1_entry=%" PRIx64 " refcount=%" PRIu64,
+                        repair ? "Repairing " : "", i, q->l1[i], refcount);
     if (!repair)
         return 0;
     store_be64(entry, q->l1[i] ^ QCOW2_COPIED);

@@ -389,6 +389,16 @@ int qcow2_write_compressed(struct rhea_format *f, uint64_t offset,
 /* snapshot_table.c */
 /* Read the snapshot table. */
 int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err);
+/* The same, and leave out what no reader takes: extra data beyond the limit,
+ * snapshots at the end of a table that is too long. */
+struct qcow2_table_repair {
+    uint32_t cut, discarded; /* entries */
+};
+int qcow2_snapshots_read_repair(struct qcow2 *q,
+                                struct qcow2_table_repair *repair,
+                                struct rhea_error *err);
+/* Make the header's count what it is in memory, durably. */
+int qcow2_snapshots_write_count(struct qcow2 *q, struct rhea_error *err);
 void qcow2_snapshots_free(struct qcow2 *q);
 /* Write a table of N snapshots to new clusters. */
 int qcow2_snapshots_stage(struct qcow2 *q, const struct qcow2_snapshot *list,

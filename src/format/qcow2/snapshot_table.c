@@ -60,11 +60,12 @@ static int table_parse_rest(const struct qcow2 *q, struct qcow2_snapshot *s,
 
 /* Entry I at *AT, which moves behind it. */
 static int table_read_one(struct qcow2 *q, uint32_t i, uint64_t *at,
+                          struct qcow2_table_repair *repair,
                           struct rhea_error *err)
 {
     struct qcow2_snapshot *s = &q->snapshots[i];
     RHEA_AUTO_FREE uint8_t *data = NULL;
-    uint32_t id_size, name_size, rest;
+    uint32_t id_size, name_size, rest, skip = 0;
     uint8_t h[TABLE_HEADER];
     int r = rhea_storage_read_padded(q->f.storage, h, sizeof(h), *at, err);
 
@@ -79,28 +80,51 @@ static int table_read_one(struct qcow2 *q, uint32_t i, uint64_t *at,
     s->s.vm_clock_nsec = load_be64(h + 24);
     s->s.vm_state_size = load_be32(h + 32);
     s->extra_size = load_be32(h + 36);
-    if (s->extra_size > QCOW2_MAX_SNAPSHOT_EXTRA)
-        return rhea_error_set(err, EFBIG,
-                              "snapshot %" PRIu32 " has %" PRIu32
-                              " bytes of extra data, more than %d",
-                              i, s->extra_size, QCOW2_MAX_SNAPSHOT_EXTRA);
+    if (s->extra_size > QCOW2_MAX_SNAPSHOT_EXTRA) {
+        if (!repair)
+            return rhea_error_set(err, EFBIG,
+                                  "snapshot %" PRIu32 " has %" PRIu32
+                                  " bytes of extra data, more than %d; `check "
+                                  "-r all` would cut them off",
+                                  i, s->extra_size, QCOW2_MAX_SNAPSHOT_EXTRA);
+        skip = s->extra_size - QCOW2_MAX_SNAPSHOT_EXTRA;
+        s->extra_size = QCOW2_MAX_SNAPSHOT_EXTRA;
+        repair->cut++;
+    }
     rest = s->extra_size + id_size + name_size;
     data = malloc(rest + 1);
     if (!data)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    if (rest)
-        r = rhea_storage_read_padded(q->f.storage, data, rest,
-                                     *at + TABLE_HEADER, err);
+    *at += TABLE_HEADER;
+    if (s->extra_size)
+        r = rhea_storage_read_padded(q->f.storage, data, s->extra_size, *at,
+                                     err);
+    *at += s->extra_size + (uint64_t)skip;
+    if (r == 0 && rest > s->extra_size)
+        r = rhea_storage_read_padded(q->f.storage, data + s->extra_size,
+                                     rest - s->extra_size, *at, err);
+    *at += rest - s->extra_size;
     if (r == 0 && table_parse_rest(q, s, data, id_size, name_size) < 0)
         r = rhea_error_set(err, ENOMEM, "out of memory");
-    *at += TABLE_HEADER + rest;
     return r;
 }
 
-/* One by one: the table's length is not known before. */
-int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err)
+/* Forget entry I and those behind it, which would make the table too long. */
+static void table_discard(struct qcow2 *q, uint32_t i,
+                          struct qcow2_table_repair *repair)
 {
-    uint64_t at = q->snapshots_offset;
+    for (uint32_t k = i; k < q->n_snapshots; k++)
+        table_free_one(&q->snapshots[k]);
+    repair->discarded += q->n_snapshots - i;
+    q->n_snapshots = i;
+}
+
+/* One by one: the table's length is not known before. */
+int qcow2_snapshots_read_repair(struct qcow2 *q,
+                                struct qcow2_table_repair *repair,
+                                struct rhea_error *err)
+{
+    uint64_t at = q->snapshots_offset, before, length = 0;
     int r = 0;
 
     qcow2_snapshots_free(q);
@@ -111,10 +135,28 @@ int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err)
     if (!q->snapshots)
         return rhea_error_set(err, ENOMEM, "out of memory");
     for (uint32_t i = 0; r == 0 && i < q->n_snapshots; i++) {
+        const struct qcow2_snapshot *s = &q->snapshots[i];
+
+        before = at;
         at = align_up(at, 8);
-        r = table_read_one(q, i, &at, err);
-        if (r == 0 && at - q->snapshots_offset > QCOW2_MAX_SNAPSHOT_TABLE)
-            r = rhea_error_set(err, EFBIG, "the snapshot table is too long");
+        r = table_read_one(q, i, &at, repair, err);
+        if (r < 0)
+            break;
+        length = align_up(length, 8) + TABLE_HEADER + s->extra_size +
+                 strlen(s->s.id) + strlen(s->s.name);
+        if (length <= QCOW2_MAX_SNAPSHOT_TABLE &&
+            at - q->snapshots_offset <=
+                (repair ? INT32_MAX : QCOW2_MAX_SNAPSHOT_TABLE))
+            continue;
+        if (!repair) {
+            r = rhea_error_set(err, EFBIG,
+                               "the snapshot table is too long; `check -r all` "
+                               "would remove the last %" PRIu32 " snapshots",
+                               q->n_snapshots - i);
+            break;
+        }
+        table_discard(q, i, repair);
+        at = before;
     }
     if (r < 0) {
         qcow2_snapshots_free(q);
@@ -122,6 +164,21 @@ int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err)
     }
     q->snapshots_length = at - q->snapshots_offset;
     return 0;
+}
+
+int qcow2_snapshots_read(struct qcow2 *q, struct rhea_error *err)
+{
+    return qcow2_snapshots_read_repair(q, NULL, err);
+}
+
+int qcow2_snapshots_write_count(struct qcow2 *q, struct rhea_error *err)
+{
+    uint8_t count[4];
+    int r;
+
+    store_be32(count, q->n_snapshots);
+    r = rhea_storage_write(q->f.storage, count, 4, QCOW2_AT_SNAPSHOTS, err);
+    return r < 0 ? r : rhea_storage_flush(q->f.storage, err);
 }
 
 uint32_t qcow2_snapshots_incomplete(const struct qcow2 *q)
