@@ -36,6 +36,9 @@ struct rhea_convert_options {
                      const struct rhea_error *err);
     void *salvaged_opaque;
     const struct rhea_progress *progress; /* bytes of the guest */
+    /* Progress counts only the data there is to copy; the sources' maps are
+     * looked through for that first. */
+    bool count_data;
 };
 
 /* Where the guest's bytes went; may be NULL. */

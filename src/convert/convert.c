@@ -26,6 +26,7 @@
 enum {
     CONVERT_POLL_NS = 100000000, /* how often cancelling is noticed */
     CONVERT_LOOKS = 64,          /* extents that one step takes up */
+    CONVERT_NEWS = 128,          /* reports that may wait */
 };
 
 struct convert {
@@ -41,7 +42,9 @@ struct convert {
     pthread_cond_t news;  /* a worker has ended */
     uint64_t next;        /* where the next step begins */
     uint64_t tickets, written;
-    uint64_t done; /* bytes */
+    uint64_t done, total;           /* bytes, of the sources or their data */
+    uint64_t reports[CONVERT_NEWS]; /* done after each step, not told yet */
+    unsigned n_reports;
     unsigned running;
     int ret; /* the first failure */
     struct rhea_error err;
@@ -186,6 +189,20 @@ static void convert_add_result(struct convert *c, const struct window *w)
     c->result.backing += w->result.backing;
 }
 
+static void convert_count(struct convert *c, const struct window *w,
+                          const struct step *step)
+{
+    uint64_t n = step->length;
+
+    if (c->options.count_data)
+        n = step->kind == CONVERT_DATA ? w->n_data : 0;
+    c->done += n;
+    if (n && c->n_reports < CONVERT_NEWS)
+        c->reports[c->n_reports++] = c->done;
+    else if (n)
+        c->reports[CONVERT_NEWS - 1] = c->done;
+}
+
 /* All of a worker's life, with the lock held wherever it may be. */
 static void convert_work(struct convert *c, struct window *w)
 {
@@ -203,7 +220,7 @@ static void convert_work(struct convert *c, struct window *w)
         if (ret < 0)
             break;
         c->written++;
-        c->done += step.length;
+        convert_count(c, w, &step);
         if (c->in_order)
             pthread_cond_broadcast(&c->turn);
     }
@@ -241,28 +258,45 @@ static void *convert_worker(void *opaque)
     return NULL;
 }
 
+/* Tell of all steps since the last time, without the lock. */
+static void convert_report(struct convert *c)
+{
+    uint64_t reports[CONVERT_NEWS + 1];
+    unsigned n = c->n_reports, i;
+
+    memcpy(reports, c->reports, n * sizeof(reports[0]));
+    c->n_reports = 0;
+    /* One at least, for who asks how far it is. */
+    if (!n)
+        reports[n++] = c->done;
+    pthread_mutex_unlock(&c->lock);
+    for (i = 0; i < n; i++)
+        rhea_progress_report(c->options.progress, "copying", reports[i],
+                             c->total);
+    pthread_mutex_lock(&c->lock);
+}
+
+static void convert_wait(struct convert *c)
+{
+    struct timespec when;
+
+    clock_gettime(CLOCK_REALTIME, &when);
+    when.tv_nsec += CONVERT_POLL_NS;
+    if (when.tv_nsec >= 1000000000) {
+        when.tv_nsec -= 1000000000;
+        when.tv_sec++;
+    }
+    pthread_cond_timedwait(&c->news, &c->lock, &when);
+}
+
 /* Report and watch for cancelling until all workers have ended. */
 static void convert_watch(struct convert *c)
 {
-    const struct rhea_progress *progress = c->options.progress;
-    struct timespec when;
-    uint64_t done;
-
     pthread_mutex_lock(&c->lock);
     while (c->running) {
-        clock_gettime(CLOCK_REALTIME, &when);
-        when.tv_nsec += CONVERT_POLL_NS;
-        if (when.tv_nsec >= 1000000000) {
-            when.tv_nsec -= 1000000000;
-            when.tv_sec++;
-        }
-        pthread_cond_timedwait(&c->news, &c->lock, &when);
-        done = c->done;
-        pthread_mutex_unlock(&c->lock);
-        rhea_progress_report(progress, "copying", done, c->source.size);
-        bool stop = rhea_progress_cancelled(progress);
-        pthread_mutex_lock(&c->lock);
-        if (stop && c->ret == 0) {
+        convert_wait(c);
+        convert_report(c);
+        if (c->ret == 0 && rhea_progress_cancelled(c->options.progress)) {
             struct rhea_error err;
 
             convert_fail(c, rhea_error_set(&err, ECANCELED, "stopped"), &err);
@@ -270,6 +304,34 @@ static void convert_watch(struct convert *c)
         }
     }
     pthread_mutex_unlock(&c->lock);
+}
+
+/* How much there is to do, as progress counts it. */
+static int convert_count_all(struct convert *c, struct rhea_error *err)
+{
+    uint64_t offset, run;
+    enum convert_kind kind;
+    int ret;
+
+    c->total = c->source.size;
+    if (!c->options.count_data)
+        return 0;
+    c->total = 0;
+    for (offset = 0; offset < c->source.size; offset += run) {
+        ret = convert_source_map(&c->source, offset, c->source.size - offset,
+                                 &kind, &run, err);
+        if (ret < 0 && c->options.salvaged) {
+            c->options.count_data = false;
+            c->total = c->source.size;
+            return 0;
+        }
+        if (ret < 0)
+            return ret;
+        if (kind == CONVERT_DATA || kind == CONVERT_COMPARE ||
+            (kind == CONVERT_ZERO && !c->options.sparse))
+            c->total += run;
+    }
+    return 0;
 }
 
 static int convert_run(struct convert *c, unsigned n_workers,
@@ -382,6 +444,8 @@ int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
     /* Padding that the target has no room for need not be written. */
     c.source.size = RHEA_MIN(c.source.size, rhea_image_size(target));
     rate_init(&c.rate, options->rate);
+    if (ret == 0)
+        ret = convert_count_all(&c, err);
     if (ret == 0)
         ret = convert_run(&c, convert_choose_workers(&c), err);
     convert_source_finish(&c.source);

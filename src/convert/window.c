@@ -81,6 +81,8 @@ static int window_classify(struct window *w, struct rhea_error *err)
             return ret;
         if (kind == CONVERT_ZERO && !w->options->sparse)
             kind = CONVERT_DATA;
+        if (kind == CONVERT_DATA || kind == CONVERT_COMPARE)
+            w->n_data += run;
         window_mark(w, pos, pos + run, kind);
         pos += run;
     }
@@ -198,6 +200,7 @@ int window_read(struct window *w, uint64_t offset, size_t len,
 
     w->offset = offset;
     w->length = len;
+    w->n_data = 0;
     w->n_units = (unsigned)div_up(len, w->unit);
     ret = window_classify(w, err);
     if (ret < 0)

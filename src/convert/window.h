@@ -31,6 +31,7 @@ struct window {
     uint64_t offset;
     size_t length; /* at most WINDOW_SIZE; the image's last may be odd */
     unsigned n_units;
+    size_t n_data; /* bytes of it that the sources have as data */
     unsigned char kind[WINDOW_UNITS_MAX]; /* enum convert_kind */
     unsigned char *buf;   /* the guest's bytes, valid for DATA */
     unsigned char *below; /* what the target's backing image has, or NULL */

@@ -55,7 +55,7 @@ void tool_progress_finish(struct tool_progress *p, bool complete)
     if (!p->enabled || !p->phase)
         return;
     if (p->shown >= 0) {
-        if (complete && p->shown < 100)
+        if (complete && (p->shown < 100 || !p->phases))
             progress_print(p, 100);
         fputc('\n', p->stream);
         fflush(p->stream);

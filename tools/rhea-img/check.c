@@ -149,8 +149,8 @@ static int check_open_image(struct check_arguments *a, struct rhea_image *image)
     int code;
 
     if (!format->ops->check) {
-        tool_error("%s: there is nothing to check in a %s image", a->filename,
-                   format->ops->name);
+        /* Scripts look for these words. */
+        tool_error("This image format does not support checks");
         return CHECK_UNSUPPORTED;
     }
     if (check_image(a, image, &result, &err) < 0) {

@@ -187,6 +187,7 @@ static int convert_copy(struct convert *c)
         rhea_file_is_regular(rhea_image_storage(c->target)))
         how.target_is_zero = true;
     how.progress = &progress;
+    how.count_data = a->progress.enabled;
     if (a->salvage) {
         how.salvaged = convert_salvaged;
         how.salvaged_opaque = a;
