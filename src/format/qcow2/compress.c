@@ -246,6 +246,10 @@ int qcow2_write_compressed(struct rhea_format *f, uint64_t offset,
     if (q->crypt_method)
         return rhea_error_set(err, ENOTSUP,
                               "an encrypted image cannot hold compressed data");
+    if (qcow2_external(q))
+        return rhea_error_set(err, ENOTSUP,
+                              "an image with a data file cannot be "
+                              "compressed");
     if (!is_aligned(offset, q->cluster_size) || offset >= f->size ||
         len != RHEA_MIN(q->cluster_size, f->size - offset))
         return rhea_error_set(err, EINVAL,

@@ -36,8 +36,14 @@ const struct rhea_option_help qcow2_create_options[] = {
      "milliseconds that trying a passphrase takes (default: 2000)"},
     {"extended_l2", "bool",
      "subclusters, for clusters of 16K and more (default: off)"},
+    {"data_file", "string", "another file that holds the data"},
+    {"data_file_raw", "bool",
+     "the data file is a raw image by itself (default: off)"},
     {NULL, NULL, NULL},
 };
+
+/* Zeroes written at a time. */
+#define CREATE_PIECE (4U << 20)
 
 enum create_preallocation {
     CREATE_OFF,
@@ -50,9 +56,11 @@ struct create {
     struct qcow2 q; /* only what the header is made of */
     enum create_preallocation preallocation;
     struct qcow2_crypt_create crypt;
-    bool measure; /* nothing will be written */
-    /* Clusters. */
-    uint64_t table, blocks, l1, crypto, l2, data;
+    bool measure;                   /* nothing will be written */
+    struct rhea_storage *data_file; /* NULL: none */
+    bool data_used;                 /* it held something before */
+    /* Clusters; MAPPED are those of the guest that L2 tables are made for. */
+    uint64_t table, blocks, l1, crypto, l2, data, mapped;
     uint64_t table_at, blocks_at, l1_at, crypto_at, l2_at, data_at, end;
 };
 
@@ -139,7 +147,17 @@ static int create_parse_option(struct create *c, const struct rhea_option *o,
     }
     if (!strcmp(o->name, "extended_l2")) {
         r = option_bool(o, &on, err);
-        c->q.incompatible = on ? QCOW2_INCOMPAT_EXTENDED_L2 : 0;
+        c->q.incompatible |= on ? QCOW2_INCOMPAT_EXTENDED_L2 : 0;
+        return r;
+    }
+    if (!strcmp(o->name, "data_file")) {
+        /* The header only reads it. */
+        c->q.data_file = (char *)(uintptr_t)(*o->value ? o->value : NULL);
+        return 0;
+    }
+    if (!strcmp(o->name, "data_file_raw")) {
+        r = option_bool(o, &on, err);
+        c->q.autoclear = on ? QCOW2_AUTOCLEAR_RAW_DATA : 0;
         return r;
     }
     if (qcow2_crypt_create_option(&c->crypt, o, &r, err))
@@ -147,17 +165,48 @@ static int create_parse_option(struct create *c, const struct rhea_option *o,
     return option_unknown(o, "qcow2", err);
 }
 
+static int create_check_data_file(struct create *c,
+                                  const struct rhea_create *how,
+                                  struct rhea_error *err)
+{
+    struct qcow2 *q = &c->q;
+
+    if (!q->data_file)
+        return q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA
+                   ? rhea_error_set(err, EINVAL,
+                                    "data_file_raw needs a data_file")
+                   : 0;
+    if (q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA && how->backing_file)
+        return rhea_error_set(err, EINVAL,
+                              "an image whose data file is raw cannot have a "
+                              "backing file");
+    if (strlen(q->data_file) > QCOW2_MAX_BACKING_NAME)
+        return rhea_error_set(err, ENAMETOOLONG,
+                              "the data file's name is longer than %d bytes",
+                              QCOW2_MAX_BACKING_NAME);
+    q->incompatible |= QCOW2_INCOMPAT_DATA_FILE;
+    c->data_file = how->data_file;
+    /* Tables for all of it, so that whatever the data file holds shows. */
+    if (q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA &&
+        c->preallocation == CREATE_OFF)
+        c->preallocation = CREATE_METADATA;
+    return 0;
+}
+
 static int create_check_options(struct create *c, const struct rhea_create *how,
                                 struct rhea_error *err)
 {
     struct qcow2 *q = &c->q;
+    int r = create_check_data_file(c, how, err);
 
+    if (r < 0)
+        return r;
     if (q->version < 3 && (q->compatible || q->incompatible || q->compression ||
                            q->refcount_order != 4))
         return rhea_error_set(err, EINVAL,
-                              "lazy_refcounts, extended_l2, compression_type "
-                              "other than zlib and refcount_bits other than 16 "
-                              "need compat=1.1");
+                              "lazy_refcounts, extended_l2, data_file, "
+                              "compression_type other than zlib and "
+                              "refcount_bits other than 16 need compat=1.1");
     if (qcow2_extended(q) && q->cluster_bits < 14)
         return rhea_error_set(err, EINVAL,
                               "extended_l2 needs clusters of at least 16K");
@@ -225,7 +274,8 @@ static int create_lay_out(struct create *c, struct rhea_error *err)
     c->crypto = div_up(c->crypt.luks.payload, cs);
     if (c->preallocation != CREATE_OFF) {
         c->l2 = entries;
-        c->data = clusters;
+        c->mapped = clusters;
+        c->data = qcow2_external(q) ? 0 : clusters;
     }
     per_block = cs * 8 >> q->refcount_order;
     fixed = 1 + c->l1 + c->crypto + c->l2 + c->data;
@@ -308,17 +358,27 @@ static int create_write_l2(struct create *c, struct rhea_storage *s,
 {
     struct qcow2 *q = &c->q;
     RHEA_AUTO_FREE uint8_t *table = malloc(q->cluster_size);
-    uint64_t n = 1ULL << q->l2_bits, data = 0;
+    uint64_t n = 1ULL << q->l2_bits, mapped = 0, flags = QCOW2_COPIED;
+    uint64_t first = qcow2_external(q) ? 0 : c->data_at;
+    bool zero = c->data_used && !(q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA);
     int r = 0;
 
     if (!table)
         return rhea_error_set(err, ENOMEM, "out of memory");
+    /* What a data file held before is neither to show nor to be lost. */
+    if (zero && !qcow2_extended(q))
+        flags |= QCOW2_ZERO;
     for (uint64_t i = 0; r == 0 && i < c->l2; i++) {
         memset(table, 0, q->cluster_size);
-        /* Subclusters stay unallocated, so that a backing file shows. */
-        for (uint64_t k = 0; k < n && data < c->data; k++, data++)
-            store_be64(table + (k << q->entry_bits),
-                       ((c->data_at + data) << q->cluster_bits) | QCOW2_COPIED);
+        /* Subclusters stay unallocated, so that a backing file shows, unless
+         * the data file is to show. */
+        for (uint64_t k = 0; k < n && mapped < c->mapped; k++, mapped++) {
+            uint8_t *at = table + (k << q->entry_bits);
+
+            store_be64(at, ((first + mapped) << q->cluster_bits) | flags);
+            if (qcow2_extended(q) && q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA)
+                store_be64(at + 8, QCOW2_ALL_ALLOCATED);
+        }
         r = rhea_storage_write(s, table, q->cluster_size,
                                (c->l2_at + i) << q->cluster_bits, err);
     }
@@ -337,11 +397,38 @@ static int create_set_end(struct rhea_storage *s, uint64_t end,
     return rhea_storage_truncate(s, end, err);
 }
 
+/* The data file as long as the guest's disk; what it holds stays. */
+static int create_grow_data_file(struct create *c, struct rhea_error *err)
+{
+    uint64_t size, end = c->q.f.size;
+    RHEA_AUTO_FREE uint8_t *zero = NULL;
+    int r;
+
+    if (!c->data_file)
+        return qcow2_external(&c->q)
+                   ? rhea_error_set(err, EINVAL, "the data file is not open")
+                   : 0;
+    r = rhea_storage_size(c->data_file, &size, err);
+    c->data_used = size > 0;
+    if (r < 0 || size >= end)
+        return r;
+    if (c->preallocation == CREATE_FALLOC)
+        r = rhea_storage_allocate(c->data_file, size, end - size, err);
+    else if (c->preallocation != CREATE_FULL)
+        r = rhea_storage_truncate(c->data_file, end, err);
+    else if (!(zero = calloc(1, CREATE_PIECE)))
+        r = rhea_error_set(err, ENOMEM, "out of memory");
+    for (uint64_t at = size; zero && r == 0 && at < end; at += CREATE_PIECE)
+        r = rhea_storage_write(c->data_file, zero,
+                               RHEA_MIN(CREATE_PIECE, end - at), at, err);
+    return r < 0 ? r : rhea_storage_flush(c->data_file, err);
+}
+
 static int create_write_data(struct create *c, struct rhea_storage *s,
                              struct rhea_error *err)
 {
     uint64_t at = c->data_at << c->q.cluster_bits;
-    uint64_t end = c->end << c->q.cluster_bits, piece = 4U << 20;
+    uint64_t end = c->end << c->q.cluster_bits, piece = CREATE_PIECE;
     RHEA_AUTO_FREE uint8_t *zero = NULL;
     int r = 0;
 
@@ -367,6 +454,8 @@ static int create_write(struct create *c, struct rhea_storage *s,
     if (!header)
         return rhea_error_set(err, ENOMEM, "out of memory");
     r = qcow2_header_build(q, header, err);
+    if (r == 0)
+        r = create_grow_data_file(c, err);
     if (r == 0)
         r = create_write_data(c, s, err);
     if (r == 0)

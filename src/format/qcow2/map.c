@@ -34,10 +34,10 @@ bool qcow2_table_in_file(struct qcow2 *q, uint64_t host, uint64_t length)
 
 int qcow2_data_refuse(const struct qcow2 *q, struct rhea_error *err)
 {
-    if (qcow2_external(q))
+    if (!q->guest)
         return rhea_error_set(err, ENOTSUP,
                               "the image keeps its data in another file%s%s, "
-                              "which this program does not support",
+                              "which is not open",
                               q->data_file ? ", " : "",
                               q->data_file ? q->data_file : "");
     return 0;
@@ -86,8 +86,12 @@ int qcow2_entry_check(struct qcow2 *q, uint64_t guest, struct qcow2_entry e,
                       struct rhea_error *err)
 {
     uint64_t host = e.entry & QCOW2_OFFSET_MASK, length;
+    bool has_host = qcow2_entry_has_host(q, e.entry);
 
     if (e.entry & QCOW2_COMPRESSED) {
+        if (qcow2_external(q))
+            return map_entry_error(
+                guest, e, "a data file holds no compressed clusters", err);
         qcow2_compressed_place(q, e.entry, &host, &length);
         if (e.bitmap)
             return map_entry_error(guest, e,
@@ -108,9 +112,17 @@ int qcow2_entry_check(struct qcow2 *q, uint64_t guest, struct qcow2_entry e,
     if (!is_aligned(host, q->cluster_size))
         return map_entry_error(guest, e, "its offset is not a cluster's", err);
     if (e.bitmap & e.bitmap >> 32 & QCOW2_ALL_ALLOCATED ||
-        (!host && e.bitmap & QCOW2_ALL_ALLOCATED))
+        (!has_host && e.bitmap & QCOW2_ALL_ALLOCATED))
         return map_entry_error(guest, e,
                                "its subclusters contradict each other", err);
+    /* A data file reads as zeroes past its end. */
+    if (qcow2_external(q))
+        return has_host && host != align_down(guest, q->cluster_size)
+                   ? map_entry_error(guest, e,
+                                     "in a data file clusters stand at their "
+                                     "guest offsets",
+                                     err)
+                   : 0;
     if (host &&
         (qcow2_extended(q) ? e.bitmap & QCOW2_ALL_ALLOCATED
                            : !(e.entry & QCOW2_ZERO)) &&
@@ -125,7 +137,7 @@ void qcow2_entry_classify(const struct qcow2 *q, struct qcow2_entry e,
 {
     bool zero, data;
 
-    *x = (struct rhea_extent){.storage = q->f.storage};
+    *x = (struct rhea_extent){.storage = q->guest};
     if (e.entry & QCOW2_COMPRESSED) {
         x->kind = RHEA_EXTENT_COMPRESSED;
         x->has_host = true;
@@ -133,7 +145,7 @@ void qcow2_entry_classify(const struct qcow2 *q, struct qcow2_entry e,
         return;
     }
     x->host = e.entry & QCOW2_OFFSET_MASK;
-    x->has_host = x->host != 0;
+    x->has_host = qcow2_entry_has_host(q, e.entry);
     if (qcow2_extended(q)) {
         zero = e.bitmap >> (32 + subcluster) & 1;
         data = e.bitmap >> subcluster & 1;
@@ -201,7 +213,7 @@ static unsigned map_count_entries(const struct qcow2 *q,
         (e.bitmap && e.bitmap != QCOW2_ALL_ALLOCATED &&
          e.bitmap != QCOW2_ALL_ZERO))
         return 1;
-    if (!(expect & QCOW2_OFFSET_MASK))
+    if (!qcow2_entry_has_host(q, e.entry))
         step = 0;
     for (i = 1; i < n; i++) {
         at += 1U << q->entry_bits;
@@ -263,7 +275,8 @@ static void map_extend(struct qcow2 *q, const struct qcow2_slice *slice,
     if (x->has_host) {
         uint64_t end = x->host + x->length, limit = QCOW2_MAX_HOST;
 
-        if (x->kind == RHEA_EXTENT_DATA && !qcow2_in_file(q, end + more - 1))
+        if (x->kind == RHEA_EXTENT_DATA && !qcow2_external(q) &&
+            !qcow2_in_file(q, end + more - 1))
             limit = align_up(q->file_size, q->cluster_size);
         more = end >= limit ? 0 : RHEA_MIN(more, limit - end);
     }
@@ -287,7 +300,7 @@ static int map_slice(struct qcow2 *q, uint64_t offset, struct rhea_extent *x,
 
         *x = (struct rhea_extent){.kind = RHEA_EXTENT_UNALLOCATED,
                                   .length = span - (offset & (span - 1)),
-                                  .storage = q->f.storage};
+                                  .storage = q->guest};
         return 0;
     }
     r = map_cluster(q, offset, qcow2_entry_get(q, slice, index), x, err);

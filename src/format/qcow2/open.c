@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qcow2, versions 2 and 3: opening, closing, what an image says of itself, and
- * the driver's table. Not supported: reading and writing external data files
- * (they are recognised).
+ * the driver's table.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -72,6 +71,19 @@ static int open_tables(struct qcow2 *q, struct rhea_error *err)
     return r;
 }
 
+/* Without one at hand only the image itself can be looked at. */
+static int open_data_file(struct qcow2 *q, const struct rhea_format_open *how,
+                          struct rhea_error *err)
+{
+    q->guest = q->f.storage;
+    if (!qcow2_external(q))
+        return 0;
+    q->guest = NULL;
+    if (!how->open_data_file || how->flags & RHEA_FORMAT_NO_IO)
+        return 0;
+    return how->open_data_file(how->opaque, q->data_file, &q->guest, err);
+}
+
 static int qcow2_open(struct rhea_format **out,
                       const struct rhea_format_open *how,
                       struct rhea_error *err)
@@ -94,6 +106,8 @@ static int qcow2_open(struct rhea_format **out,
     r = qcow2_header_read(q, err);
     if (r == 0)
         r = qcow2_runtime_options(q, how, options, &n_options, err);
+    if (r == 0)
+        r = open_data_file(q, how, err);
     if (r == 0)
         r = open_tables(q, err);
     if (r == 0)

@@ -195,6 +195,11 @@ struct qcow2 {
     struct rhea_format f;
     unsigned flags; /* RHEA_FORMAT_* */
     bool lazy;      /* refcounts are brought up to date at the end only */
+    /* Where guest data is: the image's own file or its data file, where NULL
+     * says that nobody opened it. In a data file a guest cluster always stands
+     * at its guest offset, as QEMU has it, and is not counted; with the bit
+     * for raw data, the data file is at every moment what the guest sees. */
+    struct rhea_storage *guest;
 
     /* The header as last written or read. Constant, save for what repair and
      * growth change under LOCK. */
@@ -292,6 +297,11 @@ static inline bool qcow2_external(const struct qcow2 *q)
     return q->incompatible & QCOW2_INCOMPAT_DATA_FILE;
 }
 
+static inline bool qcow2_raw_data(const struct qcow2 *q)
+{
+    return qcow2_external(q) && q->autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+}
+
 /* Guest bytes that one L2 table maps, as a shift. */
 static inline unsigned qcow2_l1_shift(const struct qcow2 *q)
 {
@@ -350,6 +360,13 @@ struct qcow2_entry qcow2_entry_load(const struct qcow2 *q, const uint8_t *table,
 struct qcow2_entry qcow2_entry_get(const struct qcow2 *q,
                                    const struct qcow2_slice *slice,
                                    unsigned index);
+/* Whether a standard L2 entry has a host cluster. In a data file its offset may
+ * be 0, and then only the flag tells. */
+static inline bool qcow2_entry_has_host(const struct qcow2 *q, uint64_t entry)
+{
+    return entry & QCOW2_OFFSET_MASK ||
+           (qcow2_external(q) && entry & QCOW2_COPIED);
+}
 /* Whether an L1 entry, an L2 entry makes sense; an error that says where. */
 int qcow2_l1_entry_check(struct qcow2 *q, uint32_t index, uint64_t entry,
                          struct rhea_error *err);

@@ -47,7 +47,10 @@ static int resize_check(struct qcow2 *q, const struct rhea_resize *how,
                         enum qcow2_preallocation mode, struct rhea_error *err)
 {
     uint64_t entries = div_up(how->size, 1ULL << qcow2_l1_shift(q));
+    int r = qcow2_data_refuse(q, err);
 
+    if (r < 0)
+        return r;
     if (how->size % 512)
         return rhea_error_set(err, EINVAL,
                               "the size must be a multiple of 512 bytes");
@@ -69,6 +72,10 @@ static int resize_check(struct qcow2 *q, const struct rhea_resize *how,
     if (how->size < q->f.size && mode != QCOW2_PREALLOCATE_OFF)
         return rhea_error_set(err, EINVAL,
                               "preallocation makes no sense when shrinking");
+    if (q->crypt_method && q->version < 3 && mode != QCOW2_PREALLOCATE_OFF)
+        return rhea_error_set(err, ENOTSUP,
+                              "clusters of an encrypted image of version 2 "
+                              "(compat=0.10) cannot be preallocated");
     if (how->size < q->f.size && !how->shrink)
         return rhea_error_set(err, EINVAL,
                               "the image would lose what lies behind its new "
@@ -208,12 +215,27 @@ static int resize_drop_blocks(struct qcow2 *q, struct rhea_error *err)
     return qcow2_fail(q, r);
 }
 
+static int resize_cut_data_file(struct qcow2 *q, struct rhea_error *err)
+{
+    uint64_t size;
+    int r;
+
+    if (!qcow2_external(q))
+        return 0;
+    r = rhea_storage_size(q->guest, &size, err);
+    if (r == 0 && size > q->f.size)
+        r = rhea_storage_truncate(q->guest, q->f.size, err);
+    return r == 0 ? rhea_storage_flush(q->guest, err) : r;
+}
+
 static int resize_shrink(struct qcow2 *q, uint64_t size, struct rhea_error *err)
 {
     int r = resize_write_size(q, size, err);
 
     if (r == 0)
         r = resize_clear(q, size, err);
+    if (r == 0)
+        r = resize_cut_data_file(q, err);
     if (r < 0)
         return r;
     RHEA_LOCKED(&q->lock);
@@ -313,12 +335,28 @@ static int resize_zero_tail(struct qcow2 *q, uint64_t from, uint64_t to,
     return qcow2_write(&q->f, from, buf, len, err);
 }
 
+static int resize_write_zeroes(struct rhea_storage *storage, uint64_t from,
+                               uint64_t to, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE uint8_t *zero = calloc(1, RESIZE_PIECE);
+    int r = 0;
+
+    if (!zero)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    while (r == 0 && from < to) {
+        uint64_t n = RHEA_MIN(RESIZE_PIECE, to - from);
+
+        r = rhea_storage_write(storage, zero, n, from, err);
+        from += n;
+    }
+    return r;
+}
+
 /* Make reserved host clusters read as zeroes, as MODE says. */
 static int resize_fill(struct qcow2 *q, enum qcow2_preallocation mode,
                        uint64_t host, uint64_t len, bool fresh,
                        struct rhea_error *err)
 {
-    RHEA_AUTO_FREE uint8_t *zero = NULL;
     uint64_t size;
     int r = rhea_storage_size(q->f.storage, &size, err);
 
@@ -329,15 +367,8 @@ static int resize_fill(struct qcow2 *q, enum qcow2_preallocation mode,
         r = rhea_storage_allocate(q->f.storage, host, len, err);
     if (r == 0 && mode == QCOW2_PREALLOCATE_METADATA && size < host + len)
         r = rhea_storage_truncate(q->f.storage, host + len, err);
-    if (r < 0 || mode != QCOW2_PREALLOCATE_FULL)
-        return r;
-    zero = calloc(1, RESIZE_PIECE);
-    if (!zero)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    for (uint64_t at = 0; r == 0 && at < len; at += RESIZE_PIECE)
-        r = rhea_storage_write(q->f.storage, zero,
-                               RHEA_MIN(len - at, RESIZE_PIECE), host + at,
-                               err);
+    if (r == 0 && mode == QCOW2_PREALLOCATE_FULL)
+        r = resize_write_zeroes(q->f.storage, host, host + len, err);
     return r;
 }
 
@@ -345,15 +376,28 @@ static struct qcow2_entry resize_entry(const struct qcow2 *q,
                                        enum qcow2_preallocation mode,
                                        uint64_t host, bool hide)
 {
-    bool zero = hide && mode == QCOW2_PREALLOCATE_METADATA;
+    bool zero =
+        (hide && mode == QCOW2_PREALLOCATE_METADATA && !qcow2_raw_data(q)) ||
+        q->crypt_method; /* zeroes would not decrypt to zeroes */
     struct qcow2_entry e = {host | QCOW2_COPIED, 0};
 
-    /* Subclusters stay unallocated, unless something would show. */
-    if (qcow2_extended(q) && hide)
+    /* Subclusters stay unallocated, unless something would show, or the data
+     * file is to. */
+    if (qcow2_extended(q) && (hide || zero || qcow2_raw_data(q)))
         e.bitmap = zero ? QCOW2_ALL_ZERO : QCOW2_ALL_ALLOCATED;
     else if (zero && q->version >= 3)
         e.entry |= QCOW2_ZERO;
     return e;
+}
+
+static void resize_map(struct qcow2 *q, struct qcow2_slice *slice,
+                       unsigned index, enum qcow2_preallocation mode,
+                       uint64_t host, uint64_t count, bool hide)
+{
+    for (uint64_t i = 0; i < count; i++)
+        qcow2_entry_set(
+            q, slice, index + (unsigned)i,
+            resize_entry(q, mode, host + (i << q->cluster_bits), hide));
 }
 
 /* Reserve clusters for the first guest clusters of [*from, to), which are not
@@ -374,6 +418,11 @@ static int resize_reserve(struct qcow2 *q, enum qcow2_preallocation mode,
         return r;
     count = RHEA_MIN(qcow2_slice_entries(q) - index,
                      (to - *from) >> q->cluster_bits);
+    if (qcow2_external(q)) {
+        resize_map(q, slice, index, mode, *from, count, hide);
+        *from += count << q->cluster_bits;
+        return 0;
+    }
     r = qcow2_alloc(q, count, &cluster, &got, &fresh, err);
     if (r < 0)
         return r;
@@ -383,10 +432,7 @@ static int resize_reserve(struct qcow2 *q, enum qcow2_preallocation mode,
         (void)qcow2_refcount_add(q, cluster, got, -1, NULL);
         return r;
     }
-    for (uint64_t i = 0; i < got; i++)
-        qcow2_entry_set(
-            q, slice, index + (unsigned)i,
-            resize_entry(q, mode, (cluster + i) << q->cluster_bits, hide));
+    resize_map(q, slice, index, mode, cluster << q->cluster_bits, got, hide);
     *from += got << q->cluster_bits;
     return 0;
 }
@@ -399,7 +445,10 @@ static int resize_new_part(struct qcow2 *q, const struct rhea_resize *how,
 {
     uint64_t from = RHEA_MIN(align_up(old, q->cluster_size), how->size);
     uint64_t to = align_up(how->size, q->cluster_size), start = from;
-    int r = resize_zero_tail(q, old, from, mode != QCOW2_PREALLOCATE_OFF, err);
+    int r = 0;
+
+    if (!qcow2_raw_data(q))
+        r = resize_zero_tail(q, old, from, mode != QCOW2_PREALLOCATE_OFF, err);
 
     if (r == 0 && mode == QCOW2_PREALLOCATE_OFF && how->hide_below)
         return qcow2_write_zeroes(&q->f, from, how->size - from, false, err);
@@ -415,6 +464,28 @@ static int resize_new_part(struct qcow2 *q, const struct rhea_resize *how,
     return r;
 }
 
+/* The data file reaches to the new end. Where it did before, its bytes are the
+ * guest's if it is raw, and else of no meaning. */
+static int resize_grow_data_file(struct qcow2 *q, enum qcow2_preallocation mode,
+                                 uint64_t old, struct rhea_error *err)
+{
+    uint64_t size;
+    int r;
+
+    if (!qcow2_external(q))
+        return 0;
+    r = rhea_storage_size(q->guest, &size, err);
+    if (r == 0 && size > old && !qcow2_raw_data(q))
+        r = rhea_storage_zero(q->guest, old, size - old, false, err);
+    if (r < 0 || size >= q->f.size)
+        return r;
+    if (mode == QCOW2_PREALLOCATE_FALLOC)
+        return rhea_storage_allocate(q->guest, size, q->f.size - size, err);
+    if (mode == QCOW2_PREALLOCATE_FULL)
+        return resize_write_zeroes(q->guest, size, q->f.size, err);
+    return rhea_storage_truncate(q->guest, q->f.size, err);
+}
+
 static int resize_grow(struct qcow2 *q, const struct rhea_resize *how,
                        enum qcow2_preallocation mode, struct rhea_error *err)
 {
@@ -427,7 +498,12 @@ static int resize_grow(struct qcow2 *q, const struct rhea_resize *how,
     if (r < 0)
         return r;
     q->f.size = how->size;
-    r = resize_new_part(q, how, mode, old, err);
+    r = resize_grow_data_file(q, mode, old, err);
+    /* Tables for all of it, so that whatever the data file holds shows. */
+    if (qcow2_raw_data(q) && mode == QCOW2_PREALLOCATE_OFF)
+        mode = QCOW2_PREALLOCATE_METADATA;
+    if (r == 0)
+        r = resize_new_part(q, how, mode, old, err);
     if (r == 0)
         r = resize_write_size(q, how->size, err);
     if (r < 0)

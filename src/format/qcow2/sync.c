@@ -223,6 +223,13 @@ static int sync_write_l1(struct qcow2 *q, struct rhea_error *err)
     return 0;
 }
 
+/* What is in the data file is durable before a table says so. */
+static int sync_guest(struct qcow2 *q, struct rhea_error *err)
+{
+    return qcow2_external(q) && q->guest ? rhea_storage_flush(q->guest, err)
+                                         : 0;
+}
+
 /* Steps 1 and 2. */
 int qcow2_sync_tables(void *opaque, struct rhea_error *err)
 {
@@ -233,9 +240,10 @@ int qcow2_sync_tables(void *opaque, struct rhea_error *err)
         return rhea_error_set(err, EIO,
                               "an earlier error keeps the image from being "
                               "written to");
-    if (!sync_lazy(q) && (q->refs.n_dirty || q->reftable_dirty))
+    r = sync_guest(q, err);
+    if (r == 0 && !sync_lazy(q) && (q->refs.n_dirty || q->reftable_dirty))
         r = qcow2_refs_write(q, err); /* ends with a flush */
-    else
+    else if (r == 0)
         r = rhea_storage_flush(q->f.storage, err);
     if (r == 0)
         r = qcow2_cache_write(&q->l2, err);
@@ -297,7 +305,9 @@ int qcow2_sync(struct qcow2 *q, struct rhea_error *err)
                               "written to");
     if (q->l2.n_dirty || q->any_l1_dirty)
         r = qcow2_sync_tables(q, err);
-    else if (!sync_lazy(q))
+    else
+        r = sync_guest(q, err);
+    if (r == 0 && !sync_lazy(q))
         r = qcow2_refs_write(q, err);
     if (r == 0)
         r = rhea_storage_flush(q->f.storage, err);
@@ -364,11 +374,12 @@ int qcow2_flush(struct rhea_format *f, struct rhea_error *err)
     struct qcow2 *q = qcow2_of(f);
 
     RHEA_LOCKED(&q->lock);
-    if (!q->write_ready)
-        return q->flags & RHEA_FORMAT_WRITE
-                   ? qcow2_fail(q, rhea_storage_flush(f->storage, err))
-                   : 0;
-    return qcow2_sync(q, err);
+    if (q->write_ready)
+        return qcow2_sync(q, err);
+    if (!(q->flags & RHEA_FORMAT_WRITE))
+        return 0;
+    return qcow2_fail(
+        q, sync_guest(q, err) < 0 ? -EIO : rhea_storage_flush(f->storage, err));
 }
 
 /* All, bitmaps and lowered refcounts too, durable; only then the dirty bit

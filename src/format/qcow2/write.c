@@ -86,6 +86,9 @@ int qcow2_entry_release(struct qcow2 *q, struct qcow2_entry e, bool punch,
 {
     uint64_t host = e.entry & QCOW2_OFFSET_MASK, length = 1;
 
+    /* A data file's clusters are not counted, and keep their places. */
+    if (qcow2_external(q))
+        return 0;
     if (e.entry & QCOW2_COMPRESSED)
         qcow2_compressed_place(q, e.entry, &host, &length);
     else if (!host)
@@ -140,10 +143,10 @@ int qcow2_l2_get_writable(struct qcow2 *q, uint64_t offset,
     return r < 0 ? r : qcow2_l2_get(q, offset, slice, index, err);
 }
 
-static bool write_is_own(struct qcow2_entry e)
+static bool write_is_own(const struct qcow2 *q, struct qcow2_entry e)
 {
     return !(e.entry & QCOW2_COMPRESSED) && e.entry & QCOW2_COPIED &&
-           e.entry & QCOW2_OFFSET_MASK;
+           qcow2_entry_has_host(q, e.entry);
 }
 
 /* The allocation bits of the subclusters that [FROM, TO) of a cluster, given
@@ -168,7 +171,7 @@ static bool write_in_place_ok(const struct qcow2 *q, struct qcow2_entry e,
 {
     uint64_t bits;
 
-    if (!write_is_own(e))
+    if (!write_is_own(q, e))
         return false;
     if (!qcow2_extended(q))
         return !(e.entry & QCOW2_ZERO);
@@ -240,12 +243,18 @@ static int write_plan_alloc(struct qcow2 *q, struct write_step *step,
     for (; n < most; n++) {
         struct qcow2_entry e = qcow2_entry_get(q, slice, index + n);
 
-        if (write_is_own(e) ||
+        if (write_is_own(q, e) ||
             qcow2_entry_check(q, step->base + ((uint64_t)n << q->cluster_bits),
                               e, NULL) < 0)
             break;
     }
-    r = qcow2_alloc(q, n, &cluster, &got, &step->fresh, err);
+    if (qcow2_external(q)) {
+        cluster = step->base >> q->cluster_bits;
+        got = n;
+        r = 0;
+    } else {
+        r = qcow2_alloc(q, n, &cluster, &got, &step->fresh, err);
+    }
     if (r < 0)
         return r;
     /* Encrypted, zeroes have to be written. */
@@ -288,7 +297,7 @@ static int write_plan(struct qcow2 *q, struct write_step *step,
         return r;
     host = e.entry & QCOW2_OFFSET_MASK;
     /* A damaged place must not make the file as long as that. */
-    if (write_is_own(e) && !qcow2_in_file(q, host))
+    if (write_is_own(q, e) && !qcow2_external(q) && !qcow2_in_file(q, host))
         return rhea_error_set(err, EIO,
                               "the cluster reserved for guest offset 0x%" PRIx64
                               ", at 0x%" PRIx64
@@ -298,7 +307,7 @@ static int write_plan(struct qcow2 *q, struct write_step *step,
         write_plan_in_place(q, step, slice, index);
         return 0;
     }
-    if (write_is_own(e))
+    if (write_is_own(q, e))
         write_plan_reserved(q, step, e);
     else
         r = write_plan_alloc(q, step, slice, index, err);
@@ -315,7 +324,7 @@ static int write_host(struct qcow2 *q, const struct write_step *step,
 {
     if (!len)
         return 0;
-    return qcow2_data_write(q, q->f.storage, step->host + (guest - step->base),
+    return qcow2_data_write(q, q->guest, step->host + (guest - step->base),
                             guest, buf, len, err);
 }
 
@@ -425,7 +434,7 @@ static int write_move(struct qcow2 *q, struct write_step *step,
     int r = write_fill(q, step, err);
 
     RHEA_LOCKED(&q->lock);
-    if (r < 0 && step->alloc)
+    if (r < 0 && step->alloc && !qcow2_external(q))
         (void)qcow2_refcount_add(q, step->host >> q->cluster_bits,
                                  step->clusters, -1, NULL);
     if (r == 0)

@@ -43,7 +43,7 @@ static struct qcow2_entry zero_whole(const struct qcow2 *q,
                                      struct qcow2_entry old, bool unmap)
 {
     bool keep = !unmap && !(old.entry & QCOW2_COMPRESSED) &&
-                old.entry & QCOW2_COPIED && old.entry & QCOW2_OFFSET_MASK;
+                old.entry & QCOW2_COPIED && qcow2_entry_has_host(q, old.entry);
 
     if (!q->backing_file && !old.entry && !old.bitmap)
         return old;
@@ -152,6 +152,7 @@ int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
 {
     struct qcow2 *q = qcow2_of(f);
     uint64_t unit = 1ULL << q->subcluster_bits, end = offset + len, from, to;
+    uint64_t start;
     int r;
 
     if (!range_inside(offset, len, f->size))
@@ -164,6 +165,9 @@ int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
     r = zero_begin(q, offset, end, err);
     if (r < 0)
         return r;
+    /* Its data file is to be what the guest sees. */
+    if (qcow2_raw_data(q))
+        return rhea_storage_zero(q->guest, offset, len, unmap, err);
     if (q->version < 3 && q->backing_file)
         return zero_write(q, offset, end, err);
     from = align_up(offset, unit);
@@ -174,8 +178,14 @@ int qcow2_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
     /* The image's last cluster is whole to its entry. */
     if (r == 0 && end == f->size)
         to = align_up(end, q->cluster_size);
+    start = from;
     while (r == 0 && from < to)
         r = zero_slice(q, &from, to, unmap, err);
+    /* What the tables do not lead to any more, or after a crash lead to again:
+     * zeroes by right in both cases. What cannot be punched stays. */
+    if (r == 0 && unmap && qcow2_external(q))
+        (void)rhea_storage_zero(q->guest, start, RHEA_MIN(to, end) - start,
+                                true, NULL);
     if (r == 0 && to < end)
         r = zero_write(q, to, end, err);
     return r;
