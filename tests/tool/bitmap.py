@@ -180,6 +180,82 @@ class Bitmap(tool.Case):
                          [(False, True, set(range(16))), (False, False, set())])
         self.sound('x', 'qcow2')
 
+    def test_resize_keeps_bits(self):
+        for size in ('200k', '1023k', '3M', '20G'):
+            self.create(size='1000k')
+            for name, g in (('a', '512'), ('b', '64k'), ('c', '1M')):
+                self.qemu('bitmap', '--add', '-g', g, 'x', name)
+            self.qemu_io('x', 'qcow2', 'write 1k 1k', 'write 300k 10k',
+                         'write 999k 1k')
+            self.qemu('bitmap', '--disable', 'x', 'b')
+            shutil.copy('x', 'y')
+            args = ('-q', '--shrink', '-f', 'qcow2')
+            ours = tool.rhea('resize', *args, 'x', size)
+            theirs = tool.qemu('resize', *args, 'y', size)
+            self.assertEqual(ours.code, theirs.code, f'{ours}\n{theirs}')
+            self.assertEqual(found('x'), found('y'), size)
+            self.sound('x', 'qcow2')
+
+    def test_a_size_for_which_a_bitmap_would_be_too_large(self):
+        self.create(size='1M')
+        self.qemu('bitmap', '--add', '-g', '512', 'x', 'a')
+        self.qemu_io('x', 'qcow2', 'write 1k 1k')
+        before = found('x')
+        # QEMU changes the size and loses the bitmap.
+        self.fails(tool.rhea('resize', 'x', '20480G'), says='bitmap')
+        self.assertEqual(found('x'), before)
+        self.sound('x', 'qcow2')
+
+    def test_a_bitmap_that_was_not_saved_keeps_the_size(self):
+        self.create(size='1M')
+        self.qemu('bitmap', '--add', 'x', 'a')
+        self.abandon('x')
+        before = tool.contents('x')
+        self.assertEqual(tool.qemu('resize', '-f', 'qcow2', 'x', '2M').code, 1)
+        self.fails(tool.rhea('resize', 'x', '2M'), says="'a'")
+        self.assertEqual(tool.contents('x'), before)
+
+    def convert_both(self, *args, code=0):
+        ours = tool.rhea('convert', *args, '-O', 'qcow2', 'x', 'x.ours')
+        theirs = tool.qemu('convert', *args, '-O', 'qcow2', 'x', 'x.theirs')
+        self.assertEqual((ours.code, ours.out), (theirs.code, theirs.out),
+                         f'{ours}\n{theirs}')
+        self.assertEqual(ours.code, code, str(ours))
+        if code == 0:
+            self.assertEqual(found('x.ours'), found('x.theirs'))
+            self.sound('x.ours', 'qcow2')
+        return ours
+
+    def test_convert_copies_bitmaps(self):
+        self.create(cluster_size=4096)
+        self.convert_both('--bitmaps')
+        for args in (('-g', '512'), ('--disable',)):
+            self.qemu('bitmap', '--add', *args, 'x', f'b{len(args)}')
+        self.qemu_io('x', 'qcow2', 'write 0 5M')
+        self.qemu('bitmap', '--add', 'x', 'new')
+        self.convert_both()
+        self.assertEqual(found('x.ours'), [])
+        for args in ((), ('-c',), ('-o', 'cluster_size=512'),
+                     ('-o', 'extended_l2=on,lazy_refcounts=on')):
+            self.convert_both('--bitmaps', *args)
+        self.convert_both('--bitmaps', '-n', code=1)
+        self.convert_both('--bitmaps', '-o', 'compat=0.10', code=1)
+        self.assertEqual(tool.qemu('convert', '--bitmaps', '-O', 'raw', 'x',
+                                   'r').code, 1)
+        self.fails(tool.rhea('convert', '--bitmaps', '-O', 'raw', 'x', 'r'),
+                   says='bitmaps')
+
+    def test_convert_and_bitmaps_that_were_not_saved(self):
+        self.create()
+        self.qemu('bitmap', '--add', 'x', 'broken')
+        self.abandon('x')
+        self.qemu('bitmap', '--add', 'x', 'whole')
+        self.qemu_io('x', 'qcow2', 'write 1M 1M')
+        self.assertIn('broken', self.convert_both('--bitmaps', code=1).err)
+        self.assertIn('broken', self.convert_both(
+            '--bitmaps', '--skip-broken-bitmaps').err)
+        self.assertEqual([b[0] for b in found('x.ours')], ['whole'])
+
     def test_contradictions(self):
         self.create()
         for args in ((), ('x',), ('x', 'b'), ('--add', 'x'),

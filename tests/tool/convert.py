@@ -248,6 +248,8 @@ class Convert(tool.Case):
                      ('-m', '0', 'a', 'b'), ('-m', '17', 'a', 'b'),
                      ('-t', 'some', 'a', 'b'), ('-T', 'some', 'a', 'b'),
                      ('-l', 'snapshot', 'a', 'b'), ('--bitmaps', 'a', 'b'),
+                     ('--bitmaps', '-O', 'qcow2', 'a', 'b'),
+                     ('--skip-broken-bitmaps', '-O', 'qcow2', 'a', 'b'),
                      ('-C', '-c', '-O', 'qcow2', 'a', 'b'),
                      ('-C', '-S', '4k', 'a', 'b'),
                      ('-C', '--salvage', 'a', 'b'), ('-r', 'fast', 'a', 'b'),

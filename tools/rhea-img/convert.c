@@ -20,6 +20,7 @@ struct convert_arguments {
     struct rhea_convert_options how;
     bool quiet, keep_target, no_lock, target_is_zero;
     bool direct_source, direct_target, unsafe;
+    bool bitmaps, skip_broken_bitmaps;
     bool offload, salvage, explicit_sparse, image_opts, target_image_opts;
     struct tool_progress progress;
 };
@@ -221,12 +222,20 @@ static int convert_do(struct convert_arguments *a)
     struct convert c = {.arguments = a};
     int code = convert_open_sources(&c);
 
+    if (!code && a->bitmaps)
+        code = tool_bitmaps_check(c.sources[0], NULL, a->skip_broken_bitmaps);
     if (!code && !a->keep_target)
         code = convert_create_target(&c);
     if (!code)
         code = convert_open_target(&c);
+    if (!code && a->bitmaps)
+        code =
+            tool_bitmaps_check(c.sources[0], c.target, a->skip_broken_bitmaps);
     if (!code)
         code = convert_copy(&c);
+    if (!code && a->bitmaps)
+        code =
+            tool_bitmaps_copy(c.sources[0], c.target, a->skip_broken_bitmaps);
     code = convert_finish(&c, code);
     return tool_finish_output(code, 1);
 }
@@ -267,6 +276,10 @@ static int convert_check_target_format(const struct convert_arguments *a)
         tool_error("%s images cannot hold compressed data", ops->name);
         return 1;
     }
+    if (a->bitmaps && !ops->bitmap_add) {
+        tool_error("%s images cannot hold bitmaps", ops->name);
+        return 1;
+    }
     if (a->how.compress && preallocation && strcmp(preallocation, "off")) {
         tool_error("compressed data cannot be preallocated: leave out -c or "
                    "preallocation=%s",
@@ -304,6 +317,15 @@ static int convert_check(const struct convert_arguments *a)
     }
     if (a->snapshot && a->n_sources > 1) {
         tool_error("-l speaks of one source, and there are several");
+        return 1;
+    }
+    if (a->skip_broken_bitmaps && !a->bitmaps) {
+        tool_error("--skip-broken-bitmaps speaks of bitmaps to copy: say "
+                   "--bitmaps");
+        return 1;
+    }
+    if (a->bitmaps && a->n_sources > 1) {
+        tool_error("--bitmaps speaks of one source, and there are several");
         return 1;
     }
     if (a->backing_file && a->n_sources > 1) {
@@ -431,6 +453,12 @@ static int convert_option(struct convert_arguments *a, int c, char **argv)
     case TOOL_OPT_SALVAGE:
         a->salvage = true;
         return -1;
+    case TOOL_OPT_BITMAPS:
+        a->bitmaps = true;
+        return -1;
+    case TOOL_OPT_SKIP_BROKEN_BITMAPS:
+        a->skip_broken_bitmaps = true;
+        return -1;
     default:
         return tool_other_option(&tool_convert, c, argv);
     }
@@ -446,8 +474,9 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
         {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {"target-image-opts", no_argument, NULL, TOOL_OPT_TARGET_IMAGE_OPTS},
         {"salvage", no_argument, NULL, TOOL_OPT_SALVAGE},
-        {"bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
-        {"skip-broken-bitmaps", no_argument, NULL, TOOL_OPT_UNSUPPORTED},
+        {"bitmaps", no_argument, NULL, TOOL_OPT_BITMAPS},
+        {"skip-broken-bitmaps", no_argument, NULL,
+         TOOL_OPT_SKIP_BROKEN_BITMAPS},
         {0},
     };
     int c, code;
@@ -506,7 +535,9 @@ const struct tool_command tool_convert = {
         "[-m THREADS]\n"
         "                        [-r RATE] [-t CACHE] [-T CACHE] "
         "[--target-is-zero]\n"
-        "                        [--salvage] SOURCE... TARGET",
+        "                        [--salvage] [--bitmaps "
+        "[--skip-broken-bitmaps]]\n"
+        "                        SOURCE... TARGET",
     .help =
         "  -f FORMAT          of the sources; else it is found out\n"
         "  -O FORMAT          of the target (raw)\n"
@@ -526,6 +557,8 @@ const struct tool_command tool_convert = {
         "  --salvage          go on where a source cannot be read: those "
         "sectors\n"
         "                     become zeroes\n"
+        "  --bitmaps          copy the source's persistent bitmaps, too\n"
+        "  --skip-broken-bitmaps  save those that were not closed cleanly\n"
         "  -C                 accepted, and without effect\n"
         "  -W                 let writes overtake each other\n"
         "  -t CACHE           of the target (unsafe): all others make sure "

@@ -53,8 +53,18 @@ enum {
     TOOL_OPT_SHRINK,
     TOOL_OPT_SIZE,
     TOOL_OPT_FORCE,
+    TOOL_OPT_BITMAPS,
+    TOOL_OPT_SKIP_BROKEN_BITMAPS,
     TOOL_OPT_UNSUPPORTED, /* qemu-img has it, this program does not */
 };
+
+/* convert_bitmaps.c; all return an exit code. */
+/* Whether SOURCE's bitmaps can be copied, save for broken ones that are to be
+ * left out, and TARGET (NULL: not open yet) can have some. */
+int tool_bitmaps_check(struct rhea_image *source, struct rhea_image *target,
+                       bool skip_broken);
+int tool_bitmaps_copy(struct rhea_image *source, struct rhea_image *target,
+                      bool skip_broken);
 
 /* The same, and where to find help; returns the command's usage code. */
 int tool_usage(const struct tool_command *command, const char *fmt, ...)

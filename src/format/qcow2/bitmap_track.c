@@ -54,6 +54,7 @@ static int track_load(struct qcow2 *q, const struct qcow2_bitmap *b,
                                 .granularity_bits = b->granularity_bits,
                                 .enabled = b->flags & QCOW2_BITMAP_AUTO,
                                 .n_bytes = n,
+                                .size = q->f.size,
                                 .bits = calloc(1, n + !n)};
     if (!t->bits)
         return rhea_error_set(err, ENOMEM, "out of memory for bitmap '%s'",
@@ -155,6 +156,31 @@ int qcow2_bitmaps_follow(struct qcow2 *q, uint64_t offset, uint64_t end,
     return r;
 }
 
+/* Make room for a disk of SIZE bytes; new bits are zero. */
+static int track_resize(struct qcow2_tracked *t, uint64_t size,
+                        struct rhea_error *err)
+{
+    uint64_t bits = div_up(size, 1ULL << t->granularity_bits);
+    uint64_t n = div_up(bits, 8);
+    uint8_t *more;
+
+    if (n > RHEA_BITMAP_BYTES_MAX)
+        return rhea_error_set(err, EFBIG,
+                              "a bitmap would be larger than %u bytes",
+                              RHEA_BITMAP_BYTES_MAX);
+    more = realloc(t->bits, n + !n);
+    if (!more)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    if (n > t->n_bytes)
+        memset(more + t->n_bytes, 0, n - t->n_bytes);
+    else if (bits % 8)
+        more[n - 1] &= (uint8_t)((1U << bits % 8) - 1);
+    t->bits = more;
+    t->n_bytes = n;
+    t->size = size;
+    return 0;
+}
+
 static int track_store(struct qcow2_bitmap_change *c, struct rhea_error *err)
 {
     struct qcow2 *q = c->q;
@@ -164,8 +190,11 @@ static int track_store(struct qcow2_bitmap_change *c, struct rhea_error *err)
         struct qcow2_tracked *t = &q->tracked[i];
         struct qcow2_bitmap *b = &c->list.items[t->index];
 
-        /* A change of size that failed: what is in memory does not fit. */
-        if (t->n_bytes != qcow2_bitmap_bytes(q->f.size, t->granularity_bits))
+        /* Was the size to become larger, but did not, nothing is lost. Was it
+         * to become smaller, bits are, and the bitmap stays in use. */
+        if (t->size > q->f.size)
+            r = track_resize(t, q->f.size, err);
+        if (r < 0 || t->size != q->f.size)
             continue;
         r = qcow2_bitmap_change_store(c, b, t->bits, t->n_bytes, err);
         b->flags &= ~(uint32_t)QCOW2_BITMAP_IN_USE;
@@ -215,30 +244,6 @@ static int track_check_all(struct qcow2 *q, struct rhea_error *err)
     return r;
 }
 
-/* Make room for a disk of SIZE bytes; new bits are zero. */
-static int track_resize(struct qcow2_tracked *t, uint64_t size,
-                        struct rhea_error *err)
-{
-    uint64_t bits = div_up(size, 1ULL << t->granularity_bits);
-    uint64_t n = div_up(bits, 8);
-    uint8_t *more;
-
-    if (n > RHEA_BITMAP_BYTES_MAX)
-        return rhea_error_set(err, EFBIG,
-                              "a bitmap would be larger than %u bytes",
-                              RHEA_BITMAP_BYTES_MAX);
-    more = realloc(t->bits, n + !n);
-    if (!more)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    if (n > t->n_bytes)
-        memset(more + t->n_bytes, 0, n - t->n_bytes);
-    else if (bits % 8)
-        more[n - 1] &= (uint8_t)((1U << bits % 8) - 1);
-    t->bits = more;
-    t->n_bytes = n;
-    return 0;
-}
-
 int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t size, struct rhea_error *err)
 {
     int r;
@@ -250,7 +255,22 @@ int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t size, struct rhea_error *err)
         r = track_check_all(q, err);
     if (r == 0)
         r = track_begin(q, true, err);
-    for (uint32_t i = 0; r == 0 && i < q->n_tracked; i++)
+    for (uint32_t i = 0; r == 0 && i < q->n_tracked; i++) {
         r = track_resize(&q->tracked[i], size, err);
-    return r;
+        /* What the driver writes in doing so is no change of the guest's. */
+        q->tracked[i].enabled = false;
+    }
+    return r < 0 ? qcow2_bitmaps_resized(q, r, err) : 0;
+}
+
+int qcow2_bitmaps_resized(struct qcow2 *q, int result, struct rhea_error *err)
+{
+    int r = 0;
+
+    if (!q->failed)
+        r = qcow2_bitmaps_settle(q, result < 0 ? NULL : err);
+    /* They do not follow writes as they are: rather they stay in use. */
+    if (r < 0)
+        qcow2_bitmaps_finish(q);
+    return result < 0 ? result : r;
 }

@@ -183,6 +183,7 @@ struct qcow2_tracked {
     bool enabled; /* follows guest writes */
     uint8_t *bits;
     uint64_t n_bytes;
+    uint64_t size; /* bytes of a disk that these bits are for */
 };
 
 struct qcow2_decompressed {
@@ -517,10 +518,12 @@ static inline int qcow2_bitmaps_touch(struct qcow2 *q, uint64_t offset,
  * next change on. */
 int qcow2_bitmaps_settle(struct qcow2 *q, struct rhea_error *err);
 /* The disk is about to be SIZE bytes long: all bitmaps are marked as in use,
- * and held in memory with bits for so many bytes. Once the size has changed,
- * settle stores them. -ENOTSUP where one is in use already. */
+ * and held in memory with bits for so many bytes. -ENOTSUP where one is in use
+ * already. */
 int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t size,
                          struct rhea_error *err);
+/* That is done, or failed: store them. Returns RESULT where that is an error. */
+int qcow2_bitmaps_resized(struct qcow2 *q, int result, struct rhea_error *err);
 /* Forget what is in memory. */
 void qcow2_bitmaps_finish(struct qcow2 *q);
 /* Whether there are any (that mean something). */

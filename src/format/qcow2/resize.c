@@ -15,6 +15,8 @@
  *   2. what is mapped past the end is given back, as in sync.c;
  *   3. refcount blocks at the end that count nothing but themselves: the table
  *      without them, flush; then the file's end is cut off.
+ * Bitmaps are marked as in use before all that, and stored for the new size
+ * after it, see bitmap_track.c.
  * A crash in between leaves clusters that are mapped past the end, at worst.
  */
 #include <errno.h>
@@ -65,10 +67,6 @@ static int resize_check(struct qcow2 *q, const struct rhea_resize *how,
         return rhea_error_set(err, ENOTSUP,
                               "an image of version 2 (compat=0.10) with "
                               "snapshots cannot be resized");
-    if (q->n_bitmaps && q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
-        return rhea_error_set(err, ENOTSUP,
-                              "an image with bitmaps cannot be resized; remove "
-                              "them first");
     if (how->size < q->f.size && mode != QCOW2_PREALLOCATE_OFF)
         return rhea_error_set(err, EINVAL,
                               "preallocation makes no sense when shrinking");
@@ -93,6 +91,20 @@ static int resize_begin(struct qcow2 *q, const struct rhea_resize *how,
     r = resize_check(q, how, mode, err);
     if (r == 0)
         r = qcow2_write_begin(q, err);
+    if (r == 0)
+        r = qcow2_sync(q, err);
+    if (r == 0 && how->size != q->f.size)
+        r = qcow2_bitmaps_resize(q, how->size, err);
+    return r;
+}
+
+/* Store the bitmaps for the size that the image has now. */
+static int resize_end(struct qcow2 *q, int result, struct rhea_error *err)
+{
+    int r;
+
+    RHEA_LOCKED(&q->lock);
+    r = qcow2_bitmaps_resized(q, result, err);
     return r < 0 ? r : qcow2_sync(q, err);
 }
 
@@ -522,6 +534,7 @@ int qcow2_resize(struct rhea_format *f, const struct rhea_resize *how,
         r = resize_begin(q, how, mode, err);
     if (r < 0 || how->size == f->size)
         return r;
-    return how->size < f->size ? resize_shrink(q, how->size, err)
-                               : resize_grow(q, how, mode, err);
+    r = how->size < f->size ? resize_shrink(q, how->size, err)
+                            : resize_grow(q, how, mode, err);
+    return resize_end(q, r, err);
 }
