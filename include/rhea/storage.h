@@ -81,6 +81,9 @@ struct rhea_storage_ops {
     /* The storage that S stands in front of and that holds its bytes. NULL: it
      * holds them itself. */
     struct rhea_storage *(*inner)(const struct rhea_storage *s);
+    /* Whatever stands over S has come to the point NAME, one of QEMU's
+     * blkdebug events; it may be made to wait there. NULL: nobody cares. */
+    void (*event)(struct rhea_storage *s, const char *name);
     /* Release everything; S itself too. */
     void (*close)(struct rhea_storage *s);
 };
@@ -152,6 +155,12 @@ RHEA_API void rhea_storage_prefetch(struct rhea_storage *s, uint64_t offset,
                                     uint64_t len);
 RHEA_API void rhea_storage_writeback(struct rhea_storage *s, uint64_t offset,
                                      uint64_t len);
+/* For formats, at the points that have a name; see the operation. */
+static inline void rhea_storage_event(struct rhea_storage *s, const char *name)
+{
+    if (s->ops->event)
+        s->ops->event(s, name);
+}
 /* NULL is fine. */
 RHEA_API void rhea_storage_close(struct rhea_storage *s);
 

@@ -76,6 +76,7 @@ static int cache_write_dirty(struct qed *q, struct rhea_error *err)
             continue;
         uint64_t from = align_down(slice->dirty_from, SECTOR_ENTRIES);
         uint64_t to = align_up(slice->dirty_to, SECTOR_ENTRIES);
+        rhea_storage_event(q->base.storage, "l2_update");
         int ret =
             rhea_storage_write(q->base.storage, slice->entries + from,
                                (size_t)(to - from) * sizeof(uint64_t),
@@ -153,6 +154,7 @@ static int cache_get(struct qed *q, uint64_t offset, struct qed_slice **out,
     struct qed_slice *slice = cache_evict(q, set, &ret, err);
     if (!slice)
         return ret;
+    rhea_storage_event(q->base.storage, "l2_load");
     /* A table just allocated may not have made the file grow yet. */
     ret = rhea_storage_read_padded(q->base.storage, slice->entries,
                                    q->slice_bytes, offset, err);

@@ -143,6 +143,7 @@ static int write_copy_below(struct qed *q, uint64_t offset, uint64_t len,
     while (len) {
         size_t n = (size_t)RHEA_MIN(len, piece);
         int ret = q->base.below(q->base.below_opaque, offset, buf, n, err);
+        rhea_storage_event(q->base.storage, "cow_write");
         if (!ret && !write_is_zero(buf, n))
             ret = rhea_storage_write(q->base.storage, buf, n, host, err);
         if (ret)
@@ -178,6 +179,7 @@ static int write_new_clusters(struct qed *q, const struct qed_alloc *a,
             ret = write_copy_below(q, end, start + bytes - end,
                                    a->host + skip + a->len, err);
     }
+    rhea_storage_event(q->base.storage, "write_aio");
     if (!ret)
         ret = rhea_storage_write(q->base.storage, a->buf, a->len,
                                  a->host + skip, err);
@@ -247,6 +249,7 @@ static int write_some(struct qed *q, uint64_t offset, const uint8_t *buf,
     int ret = qed_map_locked(q, offset, len, &x, err);
     if (ret || x.kind == RHEA_EXTENT_DATA) {
         pthread_mutex_unlock(&q->lock);
+        rhea_storage_event(q->base.storage, "write_aio");
         if (!ret)
             ret = rhea_storage_write(q->base.storage, buf, (size_t)x.length,
                                      x.host, err);

@@ -196,6 +196,7 @@ static int raw_map(struct rhea_format *f, uint64_t offset, uint64_t len,
 static int raw_write(struct rhea_format *f, uint64_t offset, const void *buf,
                      size_t len, struct rhea_error *err)
 {
+    rhea_storage_event(f->storage, "write_aio");
     return rhea_storage_write(f->storage, buf, len,
                               ((struct raw *)f)->offset + offset, err);
 }

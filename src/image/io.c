@@ -54,15 +54,17 @@ static int io_read_extent(struct rhea_image *image, const struct rhea_extent *x,
 {
     switch (x->kind) {
     case RHEA_EXTENT_DATA:
+        rhea_storage_event(image->storage, "read_aio");
         /* An image's last cluster may be short of the file's end. */
         return rhea_storage_read_padded(x->storage, buf, len, x->host, err);
     case RHEA_EXTENT_COMPRESSED:
     case RHEA_EXTENT_ENCRYPTED:
         return image->format->ops->read(image->format, offset, buf, len, err);
     case RHEA_EXTENT_UNALLOCATED:
-        if (image->backing)
-            return image_read_below(image->backing, offset, buf, len, err);
-        break;
+        if (!image->backing)
+            break;
+        rhea_storage_event(image->storage, "read_backing_aio");
+        return image_read_below(image->backing, offset, buf, len, err);
     case RHEA_EXTENT_ZERO:
         break;
     }
@@ -74,8 +76,10 @@ static int io_read(struct rhea_image *image, uint8_t *buf, size_t len,
                    uint64_t offset, struct rhea_error *err)
 {
     /* A raw file's holes need not be looked for to be read. */
-    if (image->is_plain_raw)
+    if (image->is_plain_raw) {
+        rhea_storage_event(image->storage, "read_aio");
         return rhea_storage_read_padded(image->storage, buf, len, offset, err);
+    }
     /* Others may give clusters back while we read them. */
     const struct rhea_format_ops *ops = image->format->ops;
     bool hold = ops->map_hold && (image->flags & RHEA_IMAGE_WRITE);
@@ -200,6 +204,7 @@ int rhea_image_flush(struct rhea_image *image, struct rhea_error *err)
 {
     if (!(image->flags & RHEA_IMAGE_WRITE))
         return 0;
+    rhea_storage_event(image->storage, "flush_to_os");
     if (image->format->ops->flush)
         return image->format->ops->flush(image->format, err);
     return rhea_storage_flush(image->storage, err);

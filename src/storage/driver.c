@@ -13,6 +13,7 @@ const struct storage_driver *const storage_drivers[] = {
     &storage_driver_ftps,
     &storage_driver_null_co,
     &storage_driver_null_aio,
+    &storage_driver_blkdebug,
     NULL,
 };
 

@@ -119,9 +119,9 @@ struct storage_driver {
 /* All drivers; ends with NULL. */
 extern const struct storage_driver *const storage_drivers[];
 extern const struct storage_driver storage_driver_file,
-    storage_driver_host_device, storage_driver_nbd, storage_driver_http,
-    storage_driver_https, storage_driver_ftp, storage_driver_ftps,
-    storage_driver_null_co, storage_driver_null_aio;
+    storage_driver_host_device, storage_driver_blkdebug, storage_driver_nbd,
+    storage_driver_http, storage_driver_https, storage_driver_ftp,
+    storage_driver_ftps, storage_driver_null_co, storage_driver_null_aio;
 
 const struct storage_driver *storage_driver_find(const char *name);
 /* By "PROTOCOL:..."; NULL when there is none, or no such beginning. */

@@ -20,6 +20,28 @@ static unsigned file_flags(const struct io_how *how)
            (how->no_lock ? RHEA_IMAGE_NO_LOCK : 0);
 }
 
+/* NAME and options. */
+static int file_open_options(const struct io_how *how,
+                             struct rhea_image **image)
+{
+    bool direct = false, unsafe = false;
+    struct rhea_error err;
+    int ret = 0;
+
+    if (how->cache)
+        ret = tool_get_cache(how->cache, &direct, &unsafe);
+    if (ret < 0)
+        return ret;
+    ret = rhea_image_open_named(
+        image, how->name, how->options.items, how->options.n,
+        file_flags(how) | (direct ? RHEA_IMAGE_DIRECT : 0) |
+            (unsafe ? RHEA_IMAGE_NO_FLUSH : 0),
+        &err);
+    if (ret < 0)
+        tool_fail(how->name ? how->name : "the image", &err, 1);
+    return ret;
+}
+
 static int file_open(const struct io_how *how, struct rhea_image **image)
 {
     struct tool_image what = {
@@ -30,12 +52,8 @@ static int file_open(const struct io_how *how, struct rhea_image **image)
         .flags = file_flags(how),
     };
 
-    if (how->options.n == 1 && !strcmp(how->options.items[0].name, "driver")) {
-        what.format = how->options.items[0].value;
-    } else if (how->options.n) {
-        tool_error("of options, only driver is supported");
-        return -ENOTSUP;
-    }
+    if (how->options.n)
+        return file_open_options(how, image);
     if (!how->name) {
         tool_error("which file is to be opened?");
         return -EINVAL;
@@ -121,6 +139,7 @@ int io_close(struct io *io)
     struct rhea_error err;
     int ret;
 
+    io_breaks_end(io);
     io_aio_drain(io);
     if (!io->image)
         return 0;

@@ -131,6 +131,8 @@ bool io_aio_busy(const struct io *io);
 /* debug.c */
 /* Tell of requests that have stopped at a breakpoint since. */
 void io_breaks_poll(struct io *io);
+/* Let all go on that have stopped. */
+void io_breaks_end(struct io *io);
 
 extern const struct io_command io_abort, io_aio_flush, io_aio_read,
     io_aio_write, io_alloc, io_break, io_close_command, io_discard_command,

@@ -97,9 +97,11 @@ static void cache_drop(struct qcow2_cache *c, struct qcow2_slice *slice)
 static int cache_write_one(struct qcow2_cache *c, struct qcow2_slice *slice,
                            struct rhea_error *err)
 {
-    int r =
-        rhea_storage_write(c->storage, slice->data, c->unit, slice->host, err);
+    int r;
 
+    if (c->write_event)
+        rhea_storage_event(c->storage, c->write_event);
+    r = rhea_storage_write(c->storage, slice->data, c->unit, slice->host, err);
     if (r < 0)
         return r;
     slice->dirty = false;
@@ -162,6 +164,8 @@ int qcow2_cache_get(struct qcow2_cache *c, uint64_t host,
     slice = cache_take(c, &r, err);
     if (!slice)
         return r;
+    if (c->read_event)
+        rhea_storage_event(c->storage, c->read_event);
     r = rhea_storage_read_padded(c->storage, slice->data, c->unit, host, err);
     if (r == 0) {
         slice->host = host;

@@ -220,6 +220,7 @@ static int compress_store(struct qcow2 *q, struct qcow2_compressor *c,
         return r;
     if (!host)
         return qcow2_write(&q->f, offset, buf, len, err);
+    rhea_storage_event(q->f.storage, "write_compressed");
     r = rhea_storage_write(q->f.storage, c->out, n, host, err);
     return compress_finish(q, offset, host, n, r, &flight, err);
 }

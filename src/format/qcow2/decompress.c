@@ -83,6 +83,7 @@ static int decompress_cluster(struct qcow2 *q, uint64_t host, uint64_t length,
 
     if (!in)
         return rhea_error_set(err, ENOMEM, "out of memory");
+    rhea_storage_event(q->f.storage, "read_compressed");
     /* The last sector may be cut short by the end of the file. */
     r = rhea_storage_read_padded(q->f.storage, in, length, host, err);
     if (r < 0)

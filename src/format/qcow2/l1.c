@@ -28,10 +28,13 @@ static int l1_write(struct qcow2 *q, const uint64_t *l1, uint32_t n,
 int qcow2_l1_store(struct qcow2 *q, const uint64_t *l1, uint32_t n,
                    uint64_t *host, struct rhea_error *err)
 {
-    int r = qcow2_alloc_run(q, (uint64_t)n * 8, host, err);
+    int r;
 
+    rhea_storage_event(q->f.storage, "l1_grow_alloc_table");
+    r = qcow2_alloc_run(q, (uint64_t)n * 8, host, err);
     if (r < 0 || !n)
         return r;
+    rhea_storage_event(q->f.storage, "l1_grow_write_table");
     r = l1_write(q, l1, n, *host, err);
     if (r < 0)
         (void)qcow2_refcount_add(q, *host >> q->cluster_bits,
@@ -50,6 +53,7 @@ static int l1_switch(struct qcow2 *q, uint64_t host, uint32_t n, uint64_t size,
     store_be32(fields + QCOW2_AT_CRYPT - QCOW2_AT_SIZE, q->crypt_method);
     store_be32(fields + QCOW2_AT_L1_SIZE - QCOW2_AT_SIZE, n);
     store_be64(fields + QCOW2_AT_L1_OFFSET - QCOW2_AT_SIZE, host);
+    rhea_storage_event(q->f.storage, "l1_grow_activate_table");
     r = rhea_storage_write(q->f.storage, fields, sizeof(fields), QCOW2_AT_SIZE,
                            err);
     if (r == 0)

@@ -62,6 +62,8 @@ static int open_tables(struct qcow2 *q, struct rhea_error *err)
     if (r == 0)
         r = qcow2_cache_init(&q->l2, q->f.storage, unit,
                              QCOW2_L2_CACHE_BYTES / unit, err);
+    q->l2.read_event = "l2_load";
+    q->l2.write_event = "l2_update";
     q->l2.make_room = qcow2_sync_tables;
     q->l2.opaque = q;
     q->z.n_slots = (unsigned)RHEA_MIN(QCOW2_Z_CACHE,

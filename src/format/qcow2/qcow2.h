@@ -135,6 +135,7 @@ struct qcow2_slice {
 
 struct qcow2_cache {
     struct rhea_storage *storage;
+    const char *read_event, *write_event; /* of blkdebug; NULL: none */
     uint32_t unit;     /* bytes of a slice */
     unsigned capacity; /* slices */
     unsigned n_slices, n_dirty;

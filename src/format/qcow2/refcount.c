@@ -77,6 +77,8 @@ int qcow2_refs_load(struct qcow2 *q, struct rhea_error *err)
     if (r == 0)
         r = qcow2_cache_init(&q->refs, q->f.storage, unit,
                              QCOW2_REF_CACHE_BYTES / unit, err);
+    q->refs.read_event = "refblock_load";
+    q->refs.write_event = "refblock_update_part";
     if (r < 0) {
         qcow2_refs_finish(q);
         return r;
@@ -260,12 +262,15 @@ static int refcount_new_block(struct qcow2 *q, uint64_t cluster,
 
     if (!zero)
         return rhea_error_set(err, ENOMEM, "out of memory");
+    rhea_storage_event(q->f.storage, "refblock_alloc");
     if (index >= q->reftable_size)
         r = refcount_grow_table(q, index + 1, err);
     if (r == 0)
         r = refcount_check_overlap(q, cluster, 1, err);
-    if (r == 0)
-        r = rhea_storage_write(q->f.storage, zero, q->cluster_size, host, err);
+    if (r < 0)
+        return r;
+    rhea_storage_event(q->f.storage, "refblock_alloc_write");
+    r = rhea_storage_write(q->f.storage, zero, q->cluster_size, host, err);
     if (r < 0)
         return r;
     qcow2_cache_forget(&q->refs, host, q->cluster_size);
@@ -325,6 +330,7 @@ int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t *cluster,
     uint64_t first = q->free_hint, block, host;
     int r;
 
+    rhea_storage_event(q->f.storage, "cluster_alloc");
     for (;;) {
         if (first >= QCOW2_MAX_HOST >> q->cluster_bits)
             return rhea_error_set(err, EFBIG,
@@ -377,6 +383,7 @@ static int refcount_append_table(struct qcow2 *q, uint64_t count,
     for (uint64_t i = 0; r == 0 && i < blocks; i++) {
         uint64_t host = (start + count + i) << q->cluster_bits;
 
+        rhea_storage_event(q->f.storage, "refblock_alloc_write_blocks");
         r = rhea_storage_write(q->f.storage, zero, q->cluster_size, host, err);
         qcow2_cache_forget(&q->refs, host, q->cluster_size);
         q->reftable[first + i] = host;
@@ -473,6 +480,7 @@ static int refcount_move_table(struct qcow2 *q, struct rhea_error *err)
             return r;
     }
     r = qcow2_cache_write(&q->refs, err);
+    rhea_storage_event(q->f.storage, "refblock_alloc_write_table");
     if (r == 0)
         r = refcount_write_table(q, new << q->cluster_bits, err);
     if (r == 0)
@@ -481,6 +489,7 @@ static int refcount_move_table(struct qcow2 *q, struct rhea_error *err)
         return r;
     store_be64(pointer, new << q->cluster_bits);
     store_be32(pointer + 8, clusters);
+    rhea_storage_event(q->f.storage, "refblock_alloc_switch_table");
     r = rhea_storage_write(q->f.storage, pointer, sizeof(pointer),
                            QCOW2_AT_REFTABLE_OFFSET, err);
     if (r == 0)
@@ -513,6 +522,7 @@ int qcow2_refs_write(struct qcow2 *q, struct rhea_error *err)
         r = rhea_storage_flush(q->f.storage, err);
     if (r < 0 || !q->reftable_dirty)
         return r;
+    rhea_storage_event(q->f.storage, "refblock_alloc_hookup");
     r = refcount_write_table(q, q->reftable_offset, err);
     if (r == 0)
         r = rhea_storage_flush(q->f.storage, err);

@@ -211,6 +211,7 @@ static int sync_write_l1(struct qcow2 *q, struct rhea_error *err)
         uint64_t count = RHEA_MIN(64, q->l1_size - at * 64);
         int r;
 
+        rhea_storage_event(q->f.storage, "l1_update");
         for (uint64_t i = 0; i < count; i++)
             sector[i] = htobe64(q->l1[at * 64 + i]);
         r = rhea_storage_write(q->f.storage, sector, count * 8,
@@ -264,6 +265,7 @@ static void sync_release(struct qcow2 *q, const struct qcow2_release *rel)
 {
     uint64_t run = 0;
 
+    rhea_storage_event(q->f.storage, "cluster_free");
     for (uint64_t i = 0; i < rel->count; i++) {
         uint64_t cluster = rel->cluster + i, left = 1;
         /* Refcounts too low by themselves are for a check to find. */

@@ -77,6 +77,7 @@ int qcow2_vm_state_read(struct rhea_format *f, uint64_t offset, void *buf,
 
     if (offset > (uint64_t)INT64_MAX - start)
         return rhea_error_set(err, EINVAL, "no VM state is as long as that");
+    rhea_storage_event(f->storage, "vmstate_load");
     return vm_read(q, start + offset, buf, len, err);
 }
 
@@ -144,6 +145,7 @@ int qcow2_vm_state_write(struct rhea_format *f, uint64_t offset,
     if (offset > (uint64_t)INT64_MAX - start ||
         len > (uint64_t)INT64_MAX - at - q->cluster_size)
         return rhea_error_set(err, EFBIG, "no VM state is as long as that");
+    rhea_storage_event(f->storage, "vmstate_save");
     if (len)
         r = vm_grow(q, align_up(at + len, q->cluster_size), err);
     while (r == 0 && len) {

@@ -112,6 +112,7 @@ static int write_new_table(struct qcow2 *q, uint32_t l1_index, uint64_t old,
     if (!table)
         return rhea_error_set(err, ENOMEM, "out of memory");
     /* A shared table is never changed, so the file has it as it is. */
+    rhea_storage_event(q->f.storage, "l2_alloc_cow_read");
     if (old)
         r = rhea_storage_read_padded(q->f.storage, table, q->cluster_size, old,
                                      err);
@@ -119,6 +120,7 @@ static int write_new_table(struct qcow2 *q, uint32_t l1_index, uint64_t old,
         r = qcow2_alloc(q, 1, &cluster, &got, &fresh, err);
     if (r < 0)
         return r;
+    rhea_storage_event(q->f.storage, "l2_alloc_write");
     r = rhea_storage_write(q->f.storage, table, q->cluster_size,
                            cluster << q->cluster_bits, err);
     if (r < 0) {
@@ -340,8 +342,12 @@ static int write_copy(struct qcow2 *q, const struct write_step *step,
     buf = malloc(to - from);
     if (!buf)
         return rhea_error_set(err, ENOMEM, "out of memory");
+    rhea_storage_event(q->f.storage, "cow_read");
     r = qcow2_read_guest(q, from, buf, to - from, err);
-    return r < 0 ? r : write_host(q, step, from, buf, to - from, err);
+    if (r < 0)
+        return r;
+    rhea_storage_event(q->f.storage, "cow_write");
+    return write_host(q, step, from, buf, to - from, err);
 }
 
 /* Head, the caller's bytes and tail in one write. */
@@ -353,6 +359,7 @@ static int write_bounce(struct qcow2 *q, const struct write_step *step,
 
     if (!buf)
         return rhea_error_set(err, ENOMEM, "out of memory");
+    rhea_storage_event(q->f.storage, "cow_read");
     r = qcow2_read_guest(q, from, buf, step->offset - from, err);
     if (r == 0)
         r = qcow2_read_guest(q, step->end, buf + (step->end - from),
@@ -360,6 +367,7 @@ static int write_bounce(struct qcow2 *q, const struct write_step *step,
     if (r < 0)
         return r;
     memcpy(buf + (step->offset - from), step->buf, step->end - step->offset);
+    rhea_storage_event(q->f.storage, "write_aio");
     return write_host(q, step, from, buf, to - from, err);
 }
 
@@ -386,6 +394,7 @@ static int write_fill(struct qcow2 *q, const struct write_step *step,
         to - from <= RHEA_MAX(WRITE_BOUNCE, q->cluster_size))
         return write_bounce(q, step, from, to, err);
     r = write_copy(q, step, from, step->offset, err);
+    rhea_storage_event(q->f.storage, "write_aio");
     if (r == 0)
         r = write_host(q, step, step->offset, step->buf,
                        step->end - step->offset, err);
@@ -464,6 +473,7 @@ int qcow2_write_area(struct qcow2 *q, uint64_t offset, const void *buf,
         if (r < 0)
             return r;
         if (step.in_place) {
+            rhea_storage_event(q->f.storage, "write_aio");
             r = write_host(q, &step, offset, at, step.end - offset, err);
             pthread_rwlock_unlock(&q->data);
         } else {
