@@ -33,6 +33,7 @@ enum raw_kind {
 struct raw {
     struct rhea_format base;
     uint64_t offset; /* of the first byte in the storage */
+    bool fixed;      /* the size was asked for */
     /* The run of data or hole that was found last, kept only where nobody
      * writes: some file systems look at every page of it to find its end. */
     pthread_mutex_t lock;
@@ -50,7 +51,7 @@ static int raw_probe(const uint8_t *head, size_t len)
 /* What part of FILE_SIZE bytes the image is. */
 static int raw_take_options(const struct rhea_format_open *how,
                             uint64_t file_size, uint64_t *offset,
-                            uint64_t *size, struct rhea_error *err)
+                            uint64_t *size, bool *fixed, struct rhea_error *err)
 {
     bool has_size = false;
     *offset = 0;
@@ -64,6 +65,7 @@ static int raw_take_options(const struct rhea_format_open *how,
             return ret;
         has_size |= is_size;
     }
+    *fixed = has_size;
     if (*offset > file_size)
         return rhea_error_set(err, EINVAL,
                               "option offset lies behind the end of the file, "
@@ -86,12 +88,13 @@ static int raw_open(struct rhea_format **out,
                     const struct rhea_format_open *how, struct rhea_error *err)
 {
     uint64_t file_size, size = 0, offset = 0;
+    bool fixed = false;
     int ret = rhea_storage_size(how->storage, &file_size, err);
     if (ret)
         return ret;
     if (file_size > (INT64_MAX & ~(RAW_SECTOR - 1)))
         return rhea_error_set(err, EFBIG, "the file is too large");
-    ret = raw_take_options(how, file_size, &offset, &size, err);
+    ret = raw_take_options(how, file_size, &offset, &size, &fixed, err);
     if (ret)
         return ret;
     struct raw *r = calloc(1, sizeof(*r));
@@ -101,6 +104,7 @@ static int raw_open(struct rhea_format **out,
     r->base.storage = how->storage;
     r->base.size = align_up(size, RAW_SECTOR);
     r->offset = offset;
+    r->fixed = fixed;
     pthread_mutex_init(&r->lock, NULL);
     *out = &r->base;
     return 0;
@@ -211,7 +215,8 @@ static int raw_write_zeroes(struct rhea_format *f, uint64_t offset,
 static int raw_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
                        struct rhea_error *err)
 {
-    return rhea_storage_zero(f->storage, offset, len, true, err);
+    return rhea_storage_zero(f->storage, ((struct raw *)f)->offset + offset,
+                             len, true, err);
 }
 
 static int raw_flush(struct rhea_format *f, struct rhea_error *err)
@@ -299,12 +304,20 @@ static int raw_resize(struct rhea_format *f, const struct rhea_resize *how,
 {
     const char *mode = how->preallocation ? how->preallocation : "off";
     bool full = strcmp(mode, "full") == 0, falloc = strcmp(mode, "falloc") == 0;
-    uint64_t old;
+    const struct raw *r = (const struct raw *)f;
+    uint64_t old, new;
+    if (r->fixed)
+        return rhea_error_set(err, ENOTSUP,
+                              "the image was opened with option size, which "
+                              "fixes its size");
     if (!full && !falloc && strcmp(mode, "off") != 0)
         return rhea_error_set(err, ENOTSUP,
                               "preallocation of a raw image is 'off', 'falloc' "
                               "or 'full', not '%s'",
                               mode);
+    if (!add_u64(r->offset, how->size, &new) ||
+        new > (INT64_MAX & ~(RAW_SECTOR - 1)))
+        return rhea_error_set(err, EFBIG, "no file can be so large");
     int ret = rhea_storage_size(f->storage, &old, err);
     if (ret)
         return ret;
@@ -312,14 +325,14 @@ static int raw_resize(struct rhea_format *f, const struct rhea_resize *how,
         return rhea_error_set(err, EINVAL,
                               "the image would lose what lies behind its new "
                               "end");
-    if (falloc && how->size > old)
-        ret = rhea_storage_allocate(f->storage, old, how->size - old, err);
-    else if (full && how->size > old)
-        ret = raw_fill(f->storage, old, how->size, err);
+    if (falloc && new > old)
+        ret = rhea_storage_allocate(f->storage, old, new - old, err);
+    else if (full && new > old)
+        ret = raw_fill(f->storage, old, new, err);
     else
-        ret = rhea_storage_truncate(f->storage, how->size, err);
+        ret = rhea_storage_truncate(f->storage, new, err);
     if (ret) {
-        if (how->size > old)
+        if (new > old)
             (void)rhea_storage_truncate(f->storage, old, NULL);
         return ret;
     }

@@ -112,8 +112,8 @@ static int json_flatten(const char *name, json_t *value, unsigned depth,
                  json_integer_value(value));
         return json_set(name, number, STORAGE_OPTION_NUMBER, options, err);
     case JSON_REAL:
-        return rhea_error_set(err, EINVAL, "option %s cannot be a fraction",
-                              name);
+        snprintf(number, sizeof(number), "%.15g", json_real_value(value));
+        return json_set(name, number, STORAGE_OPTION_STRING, options, err);
     case JSON_TRUE:
         return json_set(name, "true", STORAGE_OPTION_BOOL, options, err);
     case JSON_FALSE:

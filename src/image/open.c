@@ -274,6 +274,8 @@ static int open_sort_out(struct rhea_image *image, const char **format,
     *format = storage_options_peek(&image->options, "driver");
     const struct storage_driver *driver =
         *format ? storage_driver_find(*format) : NULL;
+    if (*format && !driver && !image_format_find(*format, err))
+        return -EINVAL;
     if (driver && !rhea_format_find(*format)) {
         image->is_protocol = true;
         image->driver = driver->name;

@@ -15,9 +15,16 @@ static int driver_parse(const char *name, struct storage_options *options,
     const struct storage_driver *named = storage_driver_of_name(name);
     bool prefix =
         named == &storage_driver_file || named == &storage_driver_host_device;
-    return storage_options_set(
-        options, "filename", prefix ? name + storage_name_protocol(name) : name,
-        STORAGE_OPTION_STRING, err);
+    const char *path = prefix ? name + storage_name_protocol(name) : name;
+    RHEA_AUTO_FREE char *longer = NULL;
+    /* What now looks like a protocol is none. */
+    if (prefix && storage_name_protocol(path)) {
+        if (asprintf(&longer, "./%s", path) < 0)
+            return rhea_error_set(err, ENOMEM, "out of memory");
+        path = longer;
+    }
+    return storage_options_set(options, "filename", path, STORAGE_OPTION_STRING,
+                               err);
 }
 
 /* Those that change nothing here, and what they may be. */

@@ -105,7 +105,8 @@ int qcow2_crypt_open(struct qcow2 *q, const struct rhea_option *options,
                               "the encryption method %" PRIu32
                               " is not known to this program",
                               q->crypt_method);
-    if (!q->crypt_method && (format || secret))
+    /* A secret that is not needed does no harm: QEMU takes it, too. */
+    if (!q->crypt_method && format)
         return rhea_error_set(err, EINVAL,
                               "the image is not encrypted, but an option says "
                               "so");
