@@ -12,6 +12,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"
+#include "image/blank.h"
 #include "image/internal.h"
 #include "image/node.h"
 
@@ -125,6 +126,35 @@ static int create_prepare(const struct rhea_format_ops *ops, const char *path,
     return image_rehearse_create(ops, how, err);
 }
 
+static int create_on_file(const struct rhea_format_ops *ops,
+                          struct rhea_storage *storage,
+                          const struct rhea_create *how, struct rhea_error *err)
+{
+    int ret = rhea_storage_truncate(storage, 0, err);
+    return ret ? ret : ops->create(storage, how, err);
+}
+
+/* What the device began with must not be taken for the new image's header. */
+static int create_on_device(const struct rhea_format_ops *ops,
+                            struct rhea_storage *storage,
+                            const struct rhea_create *how,
+                            struct rhea_error *err)
+{
+    static const uint8_t sector[512];
+    struct blank blank;
+    uint64_t size;
+    /* Its clusters are added at the end of the file, which a device has not. */
+    if (strcmp(ops->name, "qed") == 0)
+        return rhea_error_set(err, ENOTSUP,
+                              "a qed image needs a file that can grow");
+    int ret = rhea_storage_size(storage, &size, err);
+    if (!ret && size)
+        ret = rhea_storage_write(
+            storage, sector, (size_t)RHEA_MIN(size, sizeof(sector)), 0, err);
+    blank_init(&blank, storage, strcmp(ops->name, "raw") == 0);
+    return ret ? ret : ops->create(&blank.head, how, err);
+}
+
 /* The lock is held before the first byte is lost. */
 static int create_write(const struct rhea_format_ops *ops, const char *filename,
                         const struct rhea_create *how, struct rhea_error *err)
@@ -142,10 +172,10 @@ static int create_write(const struct rhea_format_ops *ops, const char *filename,
     ret = rhea_storage_lock(
         storage, RHEA_LOCK_READ | RHEA_LOCK_WRITE | RHEA_LOCK_RESIZE, 0, err);
     bool locked = !ret;
-    if (!ret && rhea_file_is_regular(storage))
-        ret = rhea_storage_truncate(storage, 0, err);
     if (!ret)
-        ret = ops->create(storage, how, err);
+        ret = rhea_file_is_regular(storage)
+                  ? create_on_file(ops, storage, how, err)
+                  : create_on_device(ops, storage, how, err);
     rhea_storage_close(storage);
     return !ret || locked ? ret : -EBUSY;
 }

@@ -145,6 +145,11 @@ static int image_guard_raw(struct rhea_image *image, const uint8_t *buf,
                           image->filename);
 }
 
+static bool io_is_zero(const uint8_t *buf, size_t len)
+{
+    return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
 int rhea_image_write(struct rhea_image *image, const void *buf, size_t len,
                      uint64_t offset, struct rhea_error *err)
 {
@@ -155,6 +160,11 @@ int rhea_image_write(struct rhea_image *image, const void *buf, size_t len,
     ret = image_guard_raw(image, buf, len, offset, err);
     if (ret || len == 0)
         return ret;
+    if (image->detect_zeroes != NODE_ZEROES_OFF && ops->write_zeroes &&
+        io_is_zero(buf, len))
+        return ops->write_zeroes(image->format, offset, len,
+                                 image->detect_zeroes == NODE_ZEROES_UNMAP,
+                                 err);
     return ops->write(image->format, offset, buf, len, err);
 }
 
