@@ -58,9 +58,9 @@ static int table_parse_rest(const struct qcow2 *q, struct qcow2_snapshot *s,
     return s->s.id && s->s.name ? 0 : -ENOMEM;
 }
 
-/* Entry I at *AT, which moves behind it. */
+/* Entry I at *AT, which moves behind it; *LENGTH is what is kept of it. */
 static int table_read_one(struct qcow2 *q, uint32_t i, uint64_t *at,
-                          struct qcow2_table_repair *repair,
+                          uint64_t *length, struct qcow2_table_repair *repair,
                           struct rhea_error *err)
 {
     struct qcow2_snapshot *s = &q->snapshots[i];
@@ -104,6 +104,7 @@ static int table_read_one(struct qcow2 *q, uint32_t i, uint64_t *at,
         r = rhea_storage_read_padded(q->f.storage, data + s->extra_size,
                                      rest - s->extra_size, *at, err);
     *at += rest - s->extra_size;
+    *length = TABLE_HEADER + rest;
     if (r == 0 && table_parse_rest(q, s, data, id_size, name_size) < 0)
         r = rhea_error_set(err, ENOMEM, "out of memory");
     return r;
@@ -124,7 +125,7 @@ int qcow2_snapshots_read_repair(struct qcow2 *q,
                                 struct qcow2_table_repair *repair,
                                 struct rhea_error *err)
 {
-    uint64_t at = q->snapshots_offset, before, length = 0;
+    uint64_t at = q->snapshots_offset, before, size = 0, length = 0;
     int r = 0;
 
     qcow2_snapshots_free(q);
@@ -135,15 +136,12 @@ int qcow2_snapshots_read_repair(struct qcow2 *q,
     if (!q->snapshots)
         return rhea_error_set(err, ENOMEM, "out of memory");
     for (uint32_t i = 0; r == 0 && i < q->n_snapshots; i++) {
-        const struct qcow2_snapshot *s = &q->snapshots[i];
-
         before = at;
         at = align_up(at, 8);
-        r = table_read_one(q, i, &at, repair, err);
+        r = table_read_one(q, i, &at, &size, repair, err);
         if (r < 0)
             break;
-        length = align_up(length, 8) + TABLE_HEADER + s->extra_size +
-                 strlen(s->s.id) + strlen(s->s.name);
+        length = align_up(length, 8) + size;
         if (length <= QCOW2_MAX_SNAPSHOT_TABLE &&
             at - q->snapshots_offset <=
                 (repair ? INT32_MAX : QCOW2_MAX_SNAPSHOT_TABLE))

@@ -111,7 +111,7 @@ static int write_new_table(struct qcow2 *q, uint32_t l1_index, uint64_t old,
 
     if (!table)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    /* A shared table is never changed, so the file has it as it is. */
+    /* A shared table is never dirty, so the file has it as it is. */
     rhea_storage_event(q->f.storage, "l2_alloc_cow_read");
     if (old)
         r = rhea_storage_read_padded(q->f.storage, table, q->cluster_size, old,
@@ -126,6 +126,13 @@ static int write_new_table(struct qcow2 *q, uint32_t l1_index, uint64_t old,
     if (r < 0) {
         (void)qcow2_refcount_add(q, cluster, 1, -1, NULL);
         return r;
+    }
+    /* Lazy refcounts are those of data: a table is counted before it is used,
+     * so that less is wrong after a crash. */
+    if (q->incompatible & QCOW2_INCOMPAT_DIRTY) {
+        r = qcow2_fail(q, qcow2_refs_write(q, err));
+        if (r < 0)
+            return r;
     }
     qcow2_cache_forget(&q->l2, cluster << q->cluster_bits, q->cluster_size);
     qcow2_l1_set(q, l1_index, cluster << q->cluster_bits | QCOW2_COPIED);
