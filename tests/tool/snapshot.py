@@ -92,6 +92,26 @@ class Snapshot(tool.Case):
         self.assertEqual(len(self.content(program=tool.qemu)), 3 * MIB)
         self.sound('x', 'qcow2')
 
+    def test_a_bitmap_has_all_bits_after_an_apply(self):
+        for size in (None, '3M'):
+            self.make(size='2M')
+            self.rhea('bitmap', '--add', 'x', 'b')
+            self.rhea('snapshot', '-c', 'one', 'x')
+            if size:
+                self.qemu('resize', '-q', 'x', size)
+            self.rhea('bitmap', '--clear', 'x', 'b')
+            self.rhea('snapshot', '-a', 'one', 'x')
+            self.sound('x', 'qcow2')
+            found = self.qemu('info', '--output=json', 'x').json
+            bitmap, = found['format-specific']['data']['bitmaps']
+            self.assertEqual(bitmap['flags'], ['auto'])
+            # All of its table's single cluster is ones.
+            with open('x', 'rb') as f:
+                data = f.read()
+            self.assertIn(b'\xff' * (2 * MIB // 65536 // 8), data)
+            self.rhea('snapshot', '-d', 'one', 'x')
+            self.sound('x', 'qcow2')
+
     def test_over_a_backing_file(self):
         self.make_data('base', MIB, [(0, MIB)])
         self.rhea('create', '-q', '-f', 'qcow2', '-b', 'base', '-F', 'raw',

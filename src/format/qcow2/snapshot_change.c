@@ -195,7 +195,7 @@ int qcow2_snapshot_create(struct rhea_format *f,
     return r == 0 ? change_end(q, err) : r;
 }
 
-/* What an image of another size cannot keep. */
+/* Whether the image can have the size that S had. */
 static int apply_check(const struct qcow2 *q, const struct qcow2_snapshot *s,
                        struct rhea_error *err)
 {
@@ -206,22 +206,26 @@ static int apply_check(const struct qcow2 *q, const struct qcow2_snapshot *s,
                               "the size of snapshot '%s', %" PRIu64
                               " bytes, is too large",
                               s->s.id, s->s.disk_size);
-    if (s->s.disk_size != q->f.size && q->n_bitmaps &&
-        q->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
-        return rhea_error_set(err, ENOTSUP,
-                              "snapshot '%s' is of another size, %" PRIu64
-                              " bytes, and the image has bitmaps; remove them "
-                              "first",
-                              s->s.id, s->s.disk_size);
     return 0;
+}
+
+/* The guest's bytes are about to change anywhere, and perhaps the size: bitmaps
+ * that follow it are marked as in use until they are stored again. */
+static int apply_bitmaps(struct qcow2 *q, uint64_t size, struct rhea_error *err)
+{
+    if (size != q->f.size)
+        return qcow2_bitmaps_resize(q, size, err);
+    return qcow2_bitmaps_touch(q, 0, size, err);
 }
 
 static int apply_do(struct qcow2 *q, const uint64_t *l1, uint32_t n,
                     uint64_t size, const struct qcow2_tree *new,
                     const struct qcow2_tree *old, struct rhea_error *err)
 {
-    int r = qcow2_tree_raise(q, new, err);
+    int r = apply_bitmaps(q, size, err);
 
+    if (r == 0)
+        r = qcow2_tree_raise(q, new, err);
     if (r < 0)
         return r;
     r = qcow2_l1_replace(q, l1, n, size, err);
@@ -230,7 +234,9 @@ static int apply_do(struct qcow2 *q, const uint64_t *l1, uint32_t n,
         return r;
     }
     qcow2_cache_clear(&q->l2);
-    r = qcow2_tree_release(q, old, err);
+    r = qcow2_bitmaps_touch(q, 0, size, err);
+    if (r == 0)
+        r = qcow2_tree_release(q, old, err);
     return r == 0 ? change_end(q, err) : r;
 }
 
