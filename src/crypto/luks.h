@@ -125,6 +125,10 @@ enum {
 #define LUKS_INACTIVE 0x0000deadU
 extern const uint8_t luks_magic[6];
 
+/* A secret that is to be a passphrase: one that QEMU can be given too, which
+ * is text. (Others may open what cryptsetup made with them.) */
+int luks_new_passphrase(const char *secret, uint8_t **pass, size_t *len,
+                        struct rhea_error *err);
 /* Bytes that the key material of a slot takes, with what it is padded by. */
 uint64_t luks_material_room(unsigned key_len);
 /* Make the parsed members those of L->raw. */

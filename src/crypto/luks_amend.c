@@ -132,7 +132,7 @@ static int amend_activate(struct luks *l, const struct luks_amend *how,
         return rhea_error_set(err, EACCES,
                               "to add a passphrase, the image must be opened "
                               "with one that it has");
-    ret = rhea_secret_get(how->new_secret, &pass.data, &pass.len, err);
+    ret = luks_new_passphrase(how->new_secret, &pass.data, &pass.len, err);
     if (ret < 0)
         return ret;
     return amend_store(l, slot, &pass,

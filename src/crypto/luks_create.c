@@ -69,6 +69,50 @@ int luks_create_measure(struct luks_create *how, struct rhea_error *err)
     return 0;
 }
 
+/* RFC 3629, and no zero byte. */
+static bool create_is_text(const uint8_t *p, size_t len)
+{
+    static const uint32_t least[] = {1, 0x80, 0x800, 0x10000};
+
+    while (len) {
+        unsigned more = *p < 0x80             ? 0
+                        : (*p & 0xe0) == 0xc0 ? 1
+                        : (*p & 0xf0) == 0xe0 ? 2
+                        : (*p & 0xf8) == 0xf0 ? 3
+                                              : 4;
+        uint32_t c = more ? *p & (0x3fU >> more) : *p;
+
+        if (more > 3 || len <= more)
+            return false;
+        for (unsigned i = 1; i <= more; i++) {
+            if ((p[i] & 0xc0) != 0x80)
+                return false;
+            c = c << 6 | (p[i] & 0x3f);
+        }
+        if (c < least[more] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+            return false;
+        p += more + 1;
+        len -= more + 1;
+    }
+    return true;
+}
+
+int luks_new_passphrase(const char *secret, uint8_t **pass, size_t *len,
+                        struct rhea_error *err)
+{
+    int ret = rhea_secret_get(secret, pass, len, err);
+
+    if (ret < 0 || create_is_text(*pass, *len))
+        return ret;
+    rhea_secret_free(*pass, *len);
+    *pass = NULL;
+    *len = 0;
+    return rhea_error_set(err, EINVAL,
+                          "the secret '%s' is not valid UTF-8, and as a "
+                          "passphrase QEMU would not take it",
+                          secret);
+}
+
 int luks_create_prepare(struct luks_create *how, const char *prefix,
                         struct rhea_error *err)
 {
@@ -84,7 +128,7 @@ int luks_create_prepare(struct luks_create *how, const char *prefix,
                               "%skey-secret, the id of the secret with its "
                               "passphrase",
                               prefix);
-    ret = rhea_secret_get(how->secret, &pass, &len, err);
+    ret = luks_new_passphrase(how->secret, &pass, &len, err);
     if (ret == 0)
         rhea_secret_free(pass, len);
     return ret;
@@ -168,7 +212,7 @@ static int create_with_key(struct luks *l, const struct luks_create *how,
     if (ret == 0)
         ret = luks_parse(l, how->payload, err);
     if (ret == 0)
-        ret = rhea_secret_get(how->secret, &pass, &len, err);
+        ret = luks_new_passphrase(how->secret, &pass, &len, err);
     if (ret == 0)
         ret = luks_slot_store(l, 0, pass, len, key, how->iter_time, err);
     rhea_secret_free(pass, len);

@@ -317,6 +317,36 @@ static void passphrases_come_and_go(void)
     rhea_storage_close(s);
 }
 
+/* QEMU could not be given it. */
+static void a_new_passphrase_is_text(void)
+{
+    static const struct {
+        const char *bytes;
+        bool text;
+    } cases[] = {
+        {"", true},
+        {"a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", true},
+        {"\xff", false},
+        {"\xc3", false},
+        {"\xc0\xaf", false},
+        {"\xe0\x9f\xbf", false},
+        {"\xed\xa0\x80", false},
+        {"\xf4\x90\x80\x80", false},
+        {"a\xbf", false},
+    };
+    uint8_t *pass = NULL;
+    size_t len = 0;
+
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(cases); i++) {
+        add_secret("text", cases[i].bytes);
+        int ret = luks_new_passphrase("text", &pass, &len, &err);
+        if (!CHECK_EQ(ret, cases[i].text ? 0 : -EINVAL))
+            printf("# case %zu\n", i);
+        rhea_secret_free(pass, len);
+        rhea_secret_remove("text");
+    }
+}
+
 static void sizes_change(void)
 {
     struct rhea_storage *s = make(1 << 20, "");
@@ -400,6 +430,7 @@ int main(int argc, char **argv)
     TEST(damaged_headers_are_refused);
     TEST(absurd_iterations_take_no_time);
     TEST(passphrases_come_and_go);
+    TEST(a_new_passphrase_is_text);
     TEST(sizes_change);
     TEST(writers_of_one_sector_lose_nothing);
     return test_finish();

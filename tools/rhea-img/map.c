@@ -85,7 +85,9 @@ static bool map_is_sparse(struct rhea_image *image)
 static void map_set_place(struct map_entry *e, struct rhea_image *image,
                           const struct rhea_extent *x)
 {
-    if (!x->has_host || x->kind == RHEA_EXTENT_COMPRESSED)
+    /* Of these, what is there is not what the guest sees. */
+    if (!x->has_host || x->kind == RHEA_EXTENT_COMPRESSED ||
+        x->kind == RHEA_EXTENT_ENCRYPTED)
         return;
     e->has_offset = true;
     e->offset = x->host;

@@ -108,8 +108,8 @@ int qcow2_crypt_open(struct qcow2 *q, const struct rhea_option *options,
     /* A secret that is not needed does no harm: QEMU takes it, too. */
     if (!q->crypt_method && format)
         return rhea_error_set(err, EINVAL,
-                              "the image is not encrypted, but an option says "
-                              "so");
+                              "the image is not encrypted, but encrypt.format "
+                              "says so");
     if (!q->crypt_method)
         return 0;
     if (format && strcmp(format, methods[q->crypt_method]) != 0)
