@@ -50,15 +50,14 @@ static int vm_read(struct qcow2 *q, uint64_t at, uint8_t *buf, size_t len,
             return r;
         n = (size_t)RHEA_MIN(len, x.length);
         if (x.kind == RHEA_EXTENT_DATA) {
-            r = rhea_storage_read_padded(x.storage, buf, n, x.host, err);
+            r = qcow2_data_read(q, x.storage, x.host, at, buf, n, err);
             pthread_rwlock_unlock(&q->data);
         } else if (x.kind == RHEA_EXTENT_ZERO ||
                    x.kind == RHEA_EXTENT_UNALLOCATED) {
             memset(buf, 0, n);
         } else {
             r = rhea_error_set(err, ENOTSUP,
-                               "VM state that is compressed or encrypted is "
-                               "not supported");
+                               "VM state that is compressed is not supported");
         }
         if (r < 0)
             return r;
