@@ -10,7 +10,7 @@ _rhea_img() {
         cword=$COMP_CWORD
     }
     local commands="bitmap check compare convert convert-inplace create help info map snapshot"
-    local formats="qcow2 qed raw"
+    local formats="luks qcow2 qed raw"
     local command=${words[1]-}
 
     if [ "$cword" -eq 1 ]; then
