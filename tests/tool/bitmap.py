@@ -256,6 +256,79 @@ class Bitmap(tool.Case):
             '--bitmaps', '--skip-broken-bitmaps').err)
         self.assertEqual([b[0] for b in found('x.ours')], ['whole'])
 
+    def damage(self, path, at, value, fmt='Q'):
+        """AT: a function of the file's bytes and its directory's offset."""
+        with open(path, 'r+b') as f:
+            data = f.read()
+            directory, = struct.unpack_from('>Q', data,
+                                            bitmaps.extension(data) + 16)
+            f.seek(at(data, directory))
+            f.write(struct.pack('>' + fmt, value))
+
+    def test_damaged_bitmaps(self):
+        def table(data, directory):
+            return struct.unpack_from('>Q', data, directory)[0]
+
+        self.create('clean')
+        self.qemu('bitmap', '--add', 'clean', 'a')
+        self.qemu('bitmap', '--add', '--disable', 'clean', 'b')
+        self.qemu_io('clean', 'qcow2', 'write 0 1M')
+        for what, removable, damage in (
+                ('granularity', False, (lambda _, d: d + 17, 8, 'B')),
+                ('flags', False, (lambda _, d: d + 15, 0x83, 'B')),
+                ('type', False, (lambda _, d: d + 16, 2, 'B')),
+                ('name', False, (lambda _, d: d + 18, 0x4000, 'H')),
+                ('names', False, (lambda _, d: d + 24, ord('b'), 'B')),
+                ('extra data', False, (lambda _, d: d + 20, 1 << 31, 'I')),
+                ('table size', False, (lambda _, d: d + 8, 1 << 31, 'I')),
+                ('no table', False, (lambda _, d: d, 0)),
+                ('unaligned table', False, (lambda _, d: d, 65537)),
+                ('table past the end', True, (lambda _, d: d, 1 << 40)),
+                ('table of another size', True, (lambda _, d: d + 8, 2, 'I')),
+                ('count', False, (lambda d, _: bitmaps.extension(d), 3, 'I')),
+                ('entry', True, (table, 1 << 60)),
+                ('entry of ones with a place', True, (table, 5 << 16 | 1)),
+                ('entry past the end', True, (table, 1 << 40)),
+                ('entry at the L1 table', True, (table, 3 << 16))):
+            with self.subTest(what=what):
+                shutil.copy('clean', 'x')
+                self.damage('x', *damage)
+                ours, theirs = tool.rhea('check', 'x'), tool.qemu('check', 'x')
+                self.assertIn((ours.code, theirs.code),
+                              ((1, 1), (2, 2)), f'{ours}\n{theirs}')
+                self.identical('x' if theirs.code == 2 else 'clean', 'qcow2',
+                               'clean', 'qcow2')
+                # Reading needs no bitmaps, writing does.
+                self.rhea('compare', 'x', 'clean')
+                if not removable:
+                    self.fails(tool.rhea('bitmap', '--remove', 'x', 'a'))
+                    self.fails(tool.rhea('info', 'x'))
+                    continue
+                if what != 'entry at the L1 table':
+                    self.fails(tool.rhea('bitmap', '--merge', 'a', 'x', 'b'))
+                self.rhea('bitmap', '--remove', 'x', 'a')
+                self.assertIn(tool.rhea('check', '-r', 'leaks', 'x').code,
+                              (0, 2))
+                self.assertEqual([b[0] for b in found('x')], ['b'])
+                self.sound('x', 'qcow2')
+
+    def test_extra_data_is_kept(self):
+        self.create()
+        self.qemu('bitmap', '--add', 'x', 'a')
+        for flags in (2, 6):
+            shutil.copy('x', 'y')
+            self.damage('y', lambda _, d: d + 12, flags, 'I')
+            self.damage('y', lambda _, d: d + 20, 5, 'I')
+            self.damage('y', lambda _, d: d + 24, int.from_bytes(
+                b'extraa\0\0', 'big'))
+            self.rhea('check', 'y')
+            (self.rhea if flags & 4 else
+             lambda *a: self.fails(tool.rhea(*a)))('bitmap', '--clear', 'y',
+                                                   'a')
+            self.rhea('bitmap', '--add', 'y', 'b')
+            self.assertEqual([b[0] for b in found('y')], ['a', 'b'])
+            self.assertIn(b'extraa', tool.contents('y'))
+
     def test_contradictions(self):
         self.create()
         for args in ((), ('x',), ('x', 'b'), ('--add', 'x'),

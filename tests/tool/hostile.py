@@ -327,6 +327,25 @@ def _(path):
     qcow2_bitmaps(path, 1, 32, 5 * 65536, entry + b'bitmap' + bytes(8))
 
 
+def qcow2_many_bitmaps(path, n, entry, n_table=8192, flags=2, granularity=9):
+    """N bitmaps of a disk of 2 TiB that share a table, all of whose entries are
+    ENTRY."""
+    directory = b''.join(
+        struct.pack('>QIIBBHI8s', 16 * 65536, n_table, flags, 1, granularity, 8,
+                    0, b'%08x' % i) for i in range(n))
+    qcow2(path, virtual=2 << 40, file_size=6 << 30, extensions=struct.pack(
+        '>IIIIQQ', 0x23852875, 24, n, 0, len(directory), 20 * 65536),
+          patches=[qcow2_field('autoclear', 'Q', 1),
+                   (16 * 65536, be64(entry) * n_table),
+                   (20 * 65536, directory)])
+
+
+for _n, _entry in ((1, 1), (65535, 0), (65535, 1), (65535, 5 * 65536),
+                   (65535, 16 * 65536)):
+    case(f'qcow2 {_n} bitmaps, all entries {_entry:#x}', refused=True)(
+        lambda path, a=(_n, _entry): qcow2_many_bitmaps(path, *a))
+
+
 def qcow2_snapshots(path, n, table, **more):
     qcow2(path, patches=[qcow2_field('n_snapshots', 'I', n),
                          qcow2_field('snapshots_offset', 'Q', 6 * 65536),
@@ -594,8 +613,14 @@ def run(make, expect, folder):
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         copy = os.path.join(fresh, 'image')
         make(copy)
-        if rhea('check', '-r', 'all', copy) == 0 and rhea('check', copy) != 0:
+        good = rhea('check', '-r', 'all', copy) == 0
+        if good and rhea('check', copy) != 0:
             raise Broken('repaired, but does not check clean')
+        if rhea('bitmap', '--add', copy, 'new') == 0:
+            rhea('bitmap', '--merge', 'new', copy, '00000000')
+            rhea('bitmap', '--remove', copy, 'new')
+        if good and rhea('check', copy) != 0:
+            raise Broken('does not check clean with a bitmap')
 
 
 def main():

@@ -84,7 +84,10 @@ int qcow2_bitmaps_switch(struct qcow2 *q, uint32_t n, uint64_t offset,
 /* Read all bits, N bytes, into BITS, which is zero. */
 int qcow2_bitmap_read(struct qcow2 *q, const struct qcow2_bitmap *b,
                       uint8_t *bits, uint64_t n, struct rhea_error *err);
-/* Check an entry of a table. */
+/* Check the length of a table whose bits mean something, and an entry. */
+int qcow2_bitmap_check_table(const struct qcow2 *q,
+                             const struct qcow2_bitmap *b,
+                             struct rhea_error *err);
 int qcow2_bitmap_check_data(const struct qcow2 *q, const struct qcow2_bitmap *b,
                             uint32_t index, uint64_t entry,
                             struct rhea_error *err);

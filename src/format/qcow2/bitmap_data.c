@@ -20,6 +20,21 @@
 /* Clusters of bits that are asked for, and written, at a time. */
 #define DATA_RUN_BYTES (1U << 20)
 
+int qcow2_bitmap_check_table(const struct qcow2 *q,
+                             const struct qcow2_bitmap *b,
+                             struct rhea_error *err)
+{
+    uint64_t bytes = qcow2_bitmap_bytes(q->f.size, b->granularity_bits);
+
+    if (b->flags & QCOW2_BITMAP_IN_USE ||
+        b->n_table == div_up(bytes, q->cluster_size))
+        return 0;
+    return rhea_error_set(err, EINVAL,
+                          "the table of bitmap '%s' does not fit the image's "
+                          "size",
+                          b->name);
+}
+
 int qcow2_bitmap_check_data(const struct qcow2 *q, const struct qcow2_bitmap *b,
                             uint32_t index, uint64_t entry,
                             struct rhea_error *err)
@@ -40,13 +55,10 @@ int qcow2_bitmap_read(struct qcow2 *q, const struct qcow2_bitmap *b,
 {
     RHEA_AUTO_FREE uint64_t *table = NULL;
     uint64_t tail = div_up(q->f.size, 1ULL << b->granularity_bits) % 8;
-    int r;
+    int r = qcow2_bitmap_check_table(q, b, err);
 
-    if (b->n_table != div_up(n, q->cluster_size))
-        return rhea_error_set(err, EINVAL,
-                              "the table of bitmap '%s' does not fit the "
-                              "image's size",
-                              b->name);
+    if (r < 0)
+        return r;
     if (!qcow2_table_in_file(q, b->table, b->n_table * 8ULL))
         return rhea_error_set(err, EIO,
                               "the table of bitmap '%s' lies past the end of "
@@ -213,6 +225,20 @@ int qcow2_bitmap_change_store(struct qcow2_bitmap_change *c,
     return 0;
 }
 
+/* Drop a piece of a bitmap, unless a damaged one claims clusters of tables. */
+static void data_drop(struct qcow2_bitmap_change *c, uint64_t host,
+                      uint64_t length)
+{
+    const struct bitmap *tables = &c->q->tables;
+    uint64_t first = host >> c->q->cluster_bits;
+    uint64_t count = div_up(length, c->q->cluster_size);
+
+    if (first < tables->n_bits &&
+        bitmap_any(tables, first, RHEA_MIN(count, tables->n_bits - first)))
+        return;
+    (void)data_note(&c->dropped, first, count);
+}
+
 void qcow2_bitmap_change_drop(struct qcow2_bitmap_change *c,
                               const struct qcow2_bitmap *b)
 {
@@ -224,14 +250,13 @@ void qcow2_bitmap_change_drop(struct qcow2_bitmap_change *c,
     if (!b->table || !qcow2_table_in_file(q, b->table, bytes) ||
         qcow2_table_load(q, b->table, b->n_table, &table, NULL) < 0)
         return;
-    (void)data_note(&c->dropped, b->table >> q->cluster_bits,
-                    div_up(bytes, q->cluster_size));
+    data_drop(c, b->table, bytes);
     for (uint32_t i = 0; i < b->n_table; i++) {
         uint64_t data = table[i] & QCOW2_OFFSET_MASK;
 
         if (data && qcow2_in_file(q, data) &&
             qcow2_bitmap_check_data(q, b, i, table[i], NULL) == 0)
-            (void)data_note(&c->dropped, data >> q->cluster_bits, 1);
+            data_drop(c, data, q->cluster_size);
     }
 }
 

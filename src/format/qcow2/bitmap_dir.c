@@ -14,6 +14,7 @@ enum {
     DIR_EXTRA_SIZE = 20,
     DIR_TYPE_DIRTY = 1,
 };
+#define DIR_REPEATED_MAX (64U << 20)
 
 void qcow2_bitmap_list_free(struct qcow2_bitmap_list *list)
 {
@@ -273,23 +274,62 @@ int qcow2_bitmap_write_flags(struct qcow2 *q, const struct qcow2_bitmap *b,
                               b->at + DIR_FLAGS, err);
 }
 
-static int dir_walk_table(struct qcow2 *q, const struct qcow2_bitmap *b,
-                          qcow2_range_fn *fn, void *opaque,
+struct dir_walk {
+    struct qcow2 *q;
+    qcow2_range_fn *fn;
+    void *opaque;
+    uint64_t left;      /* clusters of bits that there may still be */
+    struct bitmap seen; /* clusters of tables */
+    uint64_t repeated;  /* of tables gone through again, bytes */
+};
+
+/* Tables should not overlap. Those that do are gone through again, but not for
+ * ever. */
+static bool dir_walk_seen(struct dir_walk *w, uint64_t host, uint64_t length)
+{
+    uint64_t first = host >> w->q->cluster_bits;
+    uint64_t count = div_up(length, w->q->cluster_size);
+
+    if (first >= w->seen.n_bits)
+        return false;
+    count = RHEA_MIN(count, w->seen.n_bits - first);
+    if (bitmap_any(&w->seen, first, count))
+        w->repeated += length;
+    bitmap_set(&w->seen, first, count);
+    return w->repeated > DIR_REPEATED_MAX;
+}
+
+static int dir_walk_data(struct dir_walk *w, uint64_t data,
+                         struct rhea_error *err)
+{
+    if (!data)
+        return 0;
+    /* Else a small file could keep this busy for days. */
+    if (!w->left--)
+        return rhea_error_set(err, EINVAL,
+                              "the bitmaps have more clusters of bits than the "
+                              "file has clusters");
+    return w->fn(w->opaque, data, w->q->cluster_size, err);
+}
+
+static int dir_walk_table(struct dir_walk *w, const struct qcow2_bitmap *b,
                           struct rhea_error *err)
 {
+    struct qcow2 *q = w->q;
     RHEA_AUTO_FREE uint64_t *table = NULL;
-    int r = fn(opaque, b->table, (uint64_t)b->n_table * 8, err);
+    int r = qcow2_bitmap_check_table(q, b, err);
 
-    if (r == 0 && qcow2_in_file(q, b->table))
-        r = qcow2_table_load(q, b->table, b->n_table, &table, err);
-    if (r < 0 || !table)
+    if (r == 0)
+        r = w->fn(w->opaque, b->table, (uint64_t)b->n_table * 8, err);
+    if (r < 0 || !qcow2_in_file(q, b->table) ||
+        dir_walk_seen(w, b->table, (uint64_t)b->n_table * 8))
         return r;
+    r = qcow2_table_load(q, b->table, b->n_table, &table, err);
     for (uint32_t i = 0; r == 0 && i < b->n_table; i++) {
-        uint64_t data = table[i] & QCOW2_OFFSET_MASK;
-
-        r = qcow2_bitmap_check_data(q, b, i, table[i], err);
-        if (r == 0 && data)
-            r = fn(opaque, data, q->cluster_size, err);
+        if (table[i])
+            r = qcow2_bitmap_check_data(q, b, i, table[i], err);
+        if (r == 0)
+            r = dir_walk_data(w, table[i] & QCOW2_OFFSET_MASK, err);
     }
     return r;
 }
@@ -299,11 +339,16 @@ int qcow2_bitmaps_walk(struct qcow2 *q, qcow2_range_fn *fn, void *opaque,
 {
     struct qcow2_bitmap_list list;
     int r = qcow2_bitmap_list_load(q, &list, err);
+    struct dir_walk w = {.q = q, .fn = fn, .opaque = opaque};
 
+    w.left = div_up(q->file_size, q->cluster_size);
+    if (r == 0 && list.n)
+        r = bitmap_init(&w.seen, w.left, err);
     if (r == 0 && list.n)
         r = fn(opaque, q->bitmap_dir_offset, q->bitmap_dir_size, err);
     for (uint32_t i = 0; r == 0 && i < list.n; i++)
-        r = dir_walk_table(q, &list.items[i], fn, opaque, err);
+        r = dir_walk_table(&w, &list.items[i], err);
+    bitmap_finish(&w.seen);
     qcow2_bitmap_list_free(&list);
     return r;
 }

@@ -20,10 +20,20 @@
 const struct qcow2_tracked *qcow2_tracked_find(const struct qcow2 *q,
                                                uint32_t index)
 {
-    for (uint32_t i = 0; i < q->n_tracked; i++)
-        if (q->tracked[i].index == index)
-            return &q->tracked[i];
-    return NULL;
+    uint32_t from = 0, to = q->n_tracked;
+
+    /* They are in the directory's order. */
+    while (from < to) {
+        uint32_t middle = from + (to - from) / 2;
+
+        if (q->tracked[middle].index < index)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return from < q->n_tracked && q->tracked[from].index == index
+               ? &q->tracked[from]
+               : NULL;
 }
 
 void qcow2_bitmaps_finish(struct qcow2 *q)

@@ -26,12 +26,14 @@ struct qcow2_checker {
     struct bitmap seen; /* L2 tables that the L1 table at hand led to so far */
     uint32_t table_faults; /* of the snapshot table, for the end */
     unsigned repeats;      /* how often it led to one again */
+    unsigned overflows;    /* references that the tally could not count */
     struct rhea_error *err;
 };
 
 /* L2 tables gone through again for one L1 table; more are not looked at, or a
  * small file could keep a check busy for days. */
 #define QCOW2_REPEATS_MAX 1024
+#define QCOW2_OVERFLOWS_TOLD 16
 
 static inline uint64_t qcow2_tally_get(const struct qcow2_tally *t, uint64_t i)
 {
