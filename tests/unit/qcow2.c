@@ -433,6 +433,38 @@ static void a_terabyte_is_mapped_at_once(void)
     rhea_storage_close(s);
 }
 
+/* Table entries that lead to tables: an L2 entry to the L1 table or to another
+ * L2 table, which a write, a discard or a snapshot would follow. */
+static void guest_data_never_goes_over_tables(void)
+{
+    static const uint8_t bytes[4096] = {1};
+    for (unsigned what = 0; what < 6; what++) {
+        struct rhea_storage *s = qcow2_make(8 << 20, "cluster_size=4096", NULL);
+        struct rhea_format *f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
+        struct rhea_snapshot snapshot = {.name = NULL};
+        CHECK_OK(f->ops->write(f, 0, bytes, sizeof(bytes), &err), &err);
+        CHECK_OK(f->ops->write(f, 4 << 20, bytes, sizeof(bytes), &err), &err);
+        qcow2_close_ok(f);
+
+        uint64_t mask = 0x00fffffffffffe00, l1 = get_be64(s, 40);
+        uint64_t l2 = get_be64(s, l1) & mask;
+        uint64_t target = what % 2 ? get_be64(s, l1 + 16) & mask : l1;
+        uint64_t before = get_be64(s, target);
+        put_be64(s, l2, target | UINT64_C(1) << 63);
+        f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
+        int ret = what / 2 == 0
+                      ? f->ops->write(f, 0, bytes, sizeof(bytes), &err)
+                  : what / 2 == 1 ? f->ops->write_zeroes(f, 0, 4096, true, &err)
+                                  : f->ops->snapshot_create(f, &snapshot, &err);
+        CHECK(ret < 0);
+        CHECK(strstr(err.text, "tables"));
+        (void)f->ops->close(f, &err);
+        CHECK_EQ(get_be64(s, target), before);
+        CHECK_EQ(get_be64(s, 72) >> 1 & 1, what / 2 < 2);
+        rhea_storage_close(s);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
@@ -442,6 +474,7 @@ int main(int argc, char **argv)
     TEST(a_last_cluster_may_be_cut_short);
     TEST(subclusters_that_contradict_are_errors);
     TEST(a_corrupt_image_is_only_repaired);
+    TEST(guest_data_never_goes_over_tables);
     TEST(tables_are_not_given_away);
     TEST(damaged_places_do_not_make_the_file_grow);
     TEST(external_data_is_refused);

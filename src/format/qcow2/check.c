@@ -111,6 +111,18 @@ int qcow2_check_refer(struct qcow2_checker *c, uint64_t host, uint64_t length)
     return 0;
 }
 
+int qcow2_check_guard(struct qcow2_checker *c, uint64_t host)
+{
+    if (!qcow2_overlaps(c->q, &c->core, host, c->q->cluster_size))
+        return 0;
+    c->result->errors++;
+    return rhea_error_set(c->err, EIO,
+                          "what counts as an L2 table, at 0x%" PRIx64
+                          ", is the place of another part of the image, which "
+                          "a repair would write over",
+                          host);
+}
+
 static int check_refer(void *opaque, uint64_t host, uint64_t length,
                        struct rhea_error *err)
 {
@@ -197,6 +209,12 @@ static int check_standard(struct qcow2_checker *c, struct check_table *t,
         qcow2_check_corruption(
             c, "%s cluster at 0x%" PRIx64 " does not begin where clusters do",
             data ? "the data" : "the reserved", host);
+        if (!data && c->fix & RHEA_FIX_ERRORS) {
+            int r = qcow2_check_guard(c, t->host);
+
+            if (r < 0)
+                return r;
+        }
         if (!data && check_fix_reserved(c, t, index, e))
             return 0;
     }
@@ -336,6 +354,7 @@ static int check_snapshots(struct qcow2_checker *c)
 
 static int check_refcount_blocks(struct qcow2_checker *c)
 {
+    static const char outside[] = "lies past the end of the file";
     struct qcow2 *q = c->q;
     int r = 0;
 
@@ -348,7 +367,7 @@ static int check_refcount_blocks(struct qcow2_checker *c)
         if (!is_aligned(host, q->cluster_size))
             wrong = "is damaged";
         else if (host >> q->cluster_bits >= c->tally.n)
-            wrong = "lies past the end of the file";
+            wrong = outside;
         else
             r = qcow2_check_refer(c, host, q->cluster_size);
         if (r == 0 && !wrong &&
@@ -358,7 +377,9 @@ static int check_refcount_blocks(struct qcow2_checker *c)
             qcow2_check_corruption(
                 c, "refcount block %" PRIu32 ", 0x%" PRIx64 ", %s", i, host,
                 wrong);
-            c->rebuild = true;
+            /* One that counts nothing in use does no harm. */
+            if (wrong != outside || c->fix & RHEA_FIX_ERRORS)
+                c->rebuild = true;
         }
     }
     return r;
@@ -519,24 +540,28 @@ static int check_refcounts(struct qcow2_checker *c)
     return r;
 }
 
-/* Once the refcounts are right, a place for a new table can be found. */
+/* Once the refcounts are right, a place for a new table can be found. Where the
+ * table lies past the end of the file, that is the one corruption it mends. */
 static int check_fix_snapshots(struct qcow2_checker *c)
 {
+    struct qcow2 *q = c->q;
+    bool lost = q->snapshots_length && !qcow2_in_file(q, q->snapshots_offset);
     int r;
 
     if (!c->table_faults)
         return 0;
     if (!(c->fix & RHEA_FIX_ERRORS) || c->result->errors ||
-        c->result->corruptions) {
+        c->result->corruptions > lost) {
         c->result->corruptions += c->table_faults;
         return 0;
     }
-    r = qcow2_snapshots_complete(c->q, c->err);
+    r = qcow2_snapshots_complete(q, c->err);
     if (r < 0) {
         c->result->corruptions += c->table_faults;
         c->result->errors++;
         return r;
     }
+    c->result->corruptions = 0;
     c->result->corruptions_fixed += c->table_faults;
     return 0;
 }
@@ -562,6 +587,8 @@ static int check_run(struct qcow2_checker *c)
     c->result->total_clusters = div_up(q->f.size, q->cluster_size);
     if (r == 0)
         r = qcow2_refs_load(q, c->err);
+    if (r == 0 && c->fix)
+        r = qcow2_note_core(q, &c->core, c->err);
     if (r == 0)
         r = check_refcounts(c);
     if (r == 0 && c->fix)
@@ -589,6 +616,7 @@ int qcow2_check_locked(struct qcow2 *q, unsigned fix, struct rhea_check *check,
     qcow2_refs_finish(q);
     r = check_run(&c);
     bitmap_finish(&c.seen);
+    bitmap_finish(&c.core);
     free(c.tally.counts);
     /* What is in memory may not be what is on disk any more. */
     qcow2_cache_clear(&q->l2);

@@ -23,6 +23,8 @@ struct qcow2_checker {
     bool rebuild;     /* the refcount structure itself is broken */
     uint64_t highest; /* last cluster with a reference or a refcount */
     struct qcow2_tally tally;
+    struct bitmap core; /* where tables are that no repair writes over as if
+                           they were L2 tables */
     struct bitmap seen; /* L2 tables that the L1 table at hand led to so far */
     uint32_t table_faults; /* of the snapshot table, for the end */
     unsigned repeats;      /* how often it led to one again */
@@ -55,6 +57,8 @@ void qcow2_check_finding(struct qcow2_checker *c, bool is_error,
 int qcow2_check_unsee(struct qcow2_checker *c);
 /* Whether the L2 table at HOST has been seen too often; it is now seen. */
 bool qcow2_check_seen(struct qcow2_checker *c, uint64_t host);
+/* Refuse to repair an entry of an L2 table at HOST, where something else is. */
+int qcow2_check_guard(struct qcow2_checker *c, uint64_t host);
 /* Count a reference to each cluster of a range. */
 int qcow2_check_refer(struct qcow2_checker *c, uint64_t host, uint64_t length);
 /* Go through everything and count it, from nothing. */

@@ -117,6 +117,9 @@ static int check_table_copied(struct qcow2_checker *c, uint64_t host,
     wrong = check_table_flags(c, table, repair);
     if (!wrong || !repair)
         return 0;
+    r = qcow2_check_guard(c, host);
+    if (r < 0)
+        return r;
     r = rhea_storage_write(q->f.storage, table, q->cluster_size, host, c->err);
     if (r < 0) {
         c->result->errors++;

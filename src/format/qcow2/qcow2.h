@@ -136,8 +136,8 @@ struct qcow2_slice {
 struct qcow2_cache {
     struct rhea_storage *storage;
     const char *read_event, *write_event; /* of blkdebug; NULL: none */
-    uint32_t unit;     /* bytes of a slice */
-    unsigned capacity; /* slices */
+    uint32_t unit;                        /* bytes of a slice */
+    unsigned capacity;                    /* slices */
     unsigned n_slices, n_dirty;
     struct qcow2_slice *slices;
     struct qcow2_slice **buckets;
@@ -523,7 +523,8 @@ int qcow2_bitmaps_settle(struct qcow2 *q, struct rhea_error *err);
  * already. */
 int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t size,
                          struct rhea_error *err);
-/* That is done, or failed: store them. Returns RESULT where that is an error. */
+/* That is done, or failed: store them. Returns RESULT where that is an error.
+ */
 int qcow2_bitmaps_resized(struct qcow2 *q, int result, struct rhea_error *err);
 /* Forget what is in memory. */
 void qcow2_bitmaps_finish(struct qcow2 *q);
@@ -585,6 +586,21 @@ int qcow2_refs_end(struct qcow2 *q, uint64_t *end, struct rhea_error *err);
 
 extern const struct rhea_format_ops rhea_format_qcow2;
 
+/* overlap.c. All under LOCK. */
+/* Learn anew which clusters hold tables, after some were given back. */
+int qcow2_note_tables(struct qcow2 *q, struct rhea_error *err);
+/* The same in B, and without the active L2 tables. */
+int qcow2_note_core(const struct qcow2 *q, struct bitmap *b,
+                    struct rhea_error *err);
+/* Whether any cluster of a range has its bit set. */
+bool qcow2_overlaps(const struct qcow2 *q, const struct bitmap *b,
+                    uint64_t host, uint64_t length);
+/* Guest data at HOST is about to be written in place, or given back: refused
+ * where tables are. The image is then marked as corrupt, and nothing more is
+ * written to it. */
+int qcow2_overlap_check(struct qcow2 *q, uint64_t host, uint64_t length,
+                        struct rhea_error *err);
+
 /* sync.c. All under LOCK, save flush. */
 /* What must be true before anything is changed: called first by whatever
  * changes the image. */
@@ -602,8 +618,6 @@ int qcow2_flush(struct rhea_format *f, struct rhea_error *err);
 int qcow2_write_end(struct qcow2 *q, struct rhea_error *err);
 /* Forget all that write_begin set up; nothing may be dirty. */
 void qcow2_write_reset(struct qcow2 *q);
-/* Learn anew which clusters hold tables, after some were given back. */
-int qcow2_note_tables(struct qcow2 *q, struct rhea_error *err);
 /* After a sync: cut off what nobody uses at the end of the file. */
 int qcow2_cut_end(struct qcow2 *q, struct rhea_error *err);
 /* Change an L1 entry; it is written by the next sync. */

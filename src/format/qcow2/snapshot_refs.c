@@ -47,6 +47,12 @@ static int tree_count_entry(struct qcow2 *q, struct qcow2_tree *tree,
         qcow2_compressed_place(q, e.entry, &host, &length);
     else if (!host)
         return 0;
+    if (qcow2_overlaps(q, &q->tables, host, length))
+        return rhea_error_set(err, EIO,
+                              "an L2 entry leads to 0x%" PRIx64
+                              ", where the image has its tables; the image "
+                              "must be checked",
+                              host);
     return tree_refer(q, tree, host, length, err);
 }
 
@@ -79,7 +85,8 @@ static int tree_count_all(struct qcow2 *q, struct qcow2_tree *tree,
 
     if (!table)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    r = bitmap_init(&seen, tree->n, err);
+    /* Where no L2 table can be. */
+    r = qcow2_note_core(q, &seen, err);
     for (uint32_t i = 0; r == 0 && i < n; i++) {
         uint64_t host = l1[i] & QCOW2_OFFSET_MASK, at = host >> q->cluster_bits;
 
@@ -89,8 +96,9 @@ static int tree_count_all(struct qcow2 *q, struct qcow2_tree *tree,
         /* Else a small file could keep this busy for days. */
         if (at >= seen.n_bits || bitmap_get(&seen, at)) {
             r = rhea_error_set(err, EIO,
-                               "two L1 entries lead to the L2 table at "
-                               "0x%" PRIx64 "; the image must be checked",
+                               "an L1 entry leads to 0x%" PRIx64
+                               ", which is used for something else as well; "
+                               "the image must be checked",
                                host);
             continue;
         }

@@ -299,6 +299,8 @@ int qcow2_snapshots_complete(struct qcow2 *q, struct rhea_error *err)
 {
     uint64_t old = q->snapshots_offset >> q->cluster_bits;
     uint64_t count = div_up(q->snapshots_length, q->cluster_size);
+    bool lost =
+        !qcow2_table_in_file(q, q->snapshots_offset, q->snapshots_length);
     struct qcow2_staged staged;
     int r =
         qcow2_snapshots_stage(q, q->snapshots, q->n_snapshots, &staged, err);
@@ -307,7 +309,7 @@ int qcow2_snapshots_complete(struct qcow2 *q, struct rhea_error *err)
         r = qcow2_refs_write(q, err); /* ends with a flush */
     if (r == 0)
         r = qcow2_snapshots_switch(q, &staged, err);
-    if (r == 0)
+    if (r == 0 && !lost)
         r = qcow2_refcount_add(q, old, count, -1, err);
     return r == 0 ? qcow2_refs_write(q, err) : r;
 }

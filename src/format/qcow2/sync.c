@@ -44,56 +44,6 @@ static bool sync_lazy(const struct qcow2 *q)
     return q->incompatible & QCOW2_INCOMPAT_DIRTY;
 }
 
-/* Remember where tables are, so that wrong refcounts cannot make this driver
- * write guest data over them. */
-int qcow2_note_tables(struct qcow2 *q, struct rhea_error *err)
-{
-    uint64_t n = div_up(q->file_size, q->cluster_size);
-    struct sync_range {
-        uint64_t host, length;
-    } ranges[] = {
-        {0, 1},
-        {q->l1_offset, (uint64_t)q->l1_size * 8},
-        {q->reftable_offset, (uint64_t)q->reftable_clusters << q->cluster_bits},
-        {q->snapshots_offset, q->snapshots_length},
-        {q->crypto_offset, q->crypto_length},
-    };
-    int r;
-
-    bitmap_finish(&q->tables);
-    r = bitmap_init(&q->tables, n, err);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; i < RHEA_ARRAY_SIZE(ranges); i++) {
-        uint64_t first = ranges[i].host >> q->cluster_bits;
-        uint64_t count = div_up(ranges[i].length, q->cluster_size);
-
-        if (first < n)
-            bitmap_set(&q->tables, first, RHEA_MIN(count, n - first));
-    }
-    for (uint32_t i = 0; i < q->l1_size; i++) {
-        uint64_t at = (q->l1[i] & QCOW2_OFFSET_MASK) >> q->cluster_bits;
-
-        if (at < n)
-            bitmap_set(&q->tables, at, 1);
-    }
-    for (uint32_t i = 0; i < q->reftable_size; i++) {
-        uint64_t at = q->reftable[i] >> q->cluster_bits;
-
-        if (q->reftable[i] && at < n)
-            bitmap_set(&q->tables, at, 1);
-    }
-    for (uint32_t i = 0; q->snapshots && i < q->n_snapshots; i++) {
-        uint64_t at = q->snapshots[i].l1_offset >> q->cluster_bits;
-        uint64_t count =
-            div_up((uint64_t)q->snapshots[i].l1_size * 8, q->cluster_size);
-
-        if (at < n)
-            bitmap_set(&q->tables, at, RHEA_MIN(count, n - at));
-    }
-    return 0;
-}
-
 /* An image that was not closed cleanly: its refcounts cannot be relied on. */
 static int sync_repair(struct qcow2 *q, struct rhea_error *err)
 {

@@ -85,6 +85,7 @@ int qcow2_entry_release(struct qcow2 *q, struct qcow2_entry e, bool punch,
                         struct rhea_error *err)
 {
     uint64_t host = e.entry & QCOW2_OFFSET_MASK, length = 1;
+    int r;
 
     /* A data file's clusters are not counted, and keep their places. */
     if (qcow2_external(q))
@@ -93,6 +94,9 @@ int qcow2_entry_release(struct qcow2 *q, struct qcow2_entry e, bool punch,
         qcow2_compressed_place(q, e.entry, &host, &length);
     else if (!host)
         return 0;
+    r = qcow2_overlap_check(q, host, length, err);
+    if (r < 0)
+        return r;
     return qcow2_release(q, host >> q->cluster_bits,
                          ((host + length - 1) >> q->cluster_bits) -
                              (host >> q->cluster_bits) + 1,
@@ -135,6 +139,8 @@ static int write_new_table(struct qcow2 *q, uint32_t l1_index, uint64_t old,
             return r;
     }
     qcow2_cache_forget(&q->l2, cluster << q->cluster_bits, q->cluster_size);
+    if (cluster < q->tables.n_bits)
+        bitmap_set(&q->tables, cluster, 1);
     qcow2_l1_set(q, l1_index, cluster << q->cluster_bits | QCOW2_COPIED);
     return old ? qcow2_release(q, old >> q->cluster_bits, 1, false, err) : 0;
 }
@@ -314,12 +320,14 @@ static int write_plan(struct qcow2 *q, struct write_step *step,
                               step->offset, host);
     if (write_in_place_ok(q, e, step->base, step->offset, step->end)) {
         write_plan_in_place(q, step, slice, index);
-        return 0;
+        return qcow2_overlap_check(q, step->host, step->end - step->base, err);
     }
-    if (write_is_own(q, e))
+    if (write_is_own(q, e)) {
         write_plan_reserved(q, step, e);
-    else
+        r = qcow2_overlap_check(q, step->host, q->cluster_size, err);
+    } else {
         r = write_plan_alloc(q, step, slice, index, err);
+    }
     if (r == 0)
         qcow2_flight_begin(q, &step->flight, step->base,
                            step->base +
