@@ -75,6 +75,8 @@ void tool_options_finish(struct tool_options *o);
 /* What `-o help` prints: a format's creation options, or those of them that
  * ONLY names (ends with NULL). Returns the exit code. */
 int tool_options_help(const char *format, const char *const *only);
+/* The same of `amend -o help`. */
+int tool_options_help_amend(const char *format);
 
 /* facts.c: one a line, indented under a heading of the caller's. */
 void tool_facts_print(const struct rhea_facts *facts);

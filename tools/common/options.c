@@ -186,26 +186,19 @@ static bool options_named(const char *const *names, const char *name)
     return false;
 }
 
-int tool_options_help(const char *format, const char *const *only)
+static int options_print(const struct rhea_option_help *help,
+                         const char *const *only)
 {
-    const struct rhea_format_ops *ops = rhea_format_find(format);
     const struct rhea_option_help *o;
     struct rhea_option_help list[64];
     size_t n = 0, i;
 
-    if (!ops || !ops->create) {
-        tool_error(ops ? "%s images cannot be created"
-                       : "there is no format '%s'",
-                   format);
-        return 1;
-    }
-    for (o = ops->create_options; o && o->name; o++) {
+    for (o = help; o && o->name; o++) {
         if (n < RHEA_ARRAY_SIZE(list) &&
             (!only || options_named(only, o->name)))
             list[n++] = *o;
     }
     qsort(list, n, sizeof(list[0]), options_compare);
-    printf("Supported %s options:\n", ops->name);
     for (i = 0; i < n; i++) {
         char head[64];
 
@@ -213,4 +206,32 @@ int tool_options_help(const char *format, const char *const *only)
         printf("%-24s - %s\n", head, list[i].text);
     }
     return tool_finish_output(0, 1);
+}
+
+int tool_options_help(const char *format, const char *const *only)
+{
+    const struct rhea_format_ops *ops = rhea_format_find(format);
+
+    if (!ops || !ops->create) {
+        tool_error(ops ? "%s images cannot be created"
+                       : "there is no format '%s'",
+                   format);
+        return 1;
+    }
+    printf("Supported %s options:\n", ops->name);
+    return options_print(ops->create_options, only);
+}
+
+int tool_options_help_amend(const char *format)
+{
+    const struct rhea_format_ops *ops = rhea_format_find(format);
+
+    if (!ops || !ops->amend) {
+        tool_error(ops ? "options of %s images cannot be changed"
+                       : "there is no format '%s'",
+                   format);
+        return 1;
+    }
+    printf("Amend options for '%s':\n", ops->name);
+    return options_print(ops->amend_options, NULL);
 }

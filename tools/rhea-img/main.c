@@ -7,6 +7,7 @@
 
 /* clang-format off: a line each, in the order in which they are listed */
 static const struct tool_command *const main_commands[] = {
+    &tool_amend,
     &tool_bench,   &tool_bitmap,  &tool_check,
     &tool_commit,  &tool_compare, &tool_convert,
     &tool_convert_inplace,

@@ -19,6 +19,7 @@ struct tool_command {
     int usage_code;
 };
 
+extern const struct tool_command tool_amend;
 extern const struct tool_command tool_bench;
 extern const struct tool_command tool_bitmap;
 extern const struct tool_command tool_check;

@@ -682,6 +682,14 @@ enum qcow2_preallocation {
 int qcow2_resize(struct rhea_format *f, const struct rhea_resize *how,
                  struct rhea_error *err);
 
+/* amend.c, amend_refcounts.c. Nobody else may use the image meanwhile. */
+extern const struct rhea_option_help qcow2_amend_options[];
+int qcow2_amend(struct rhea_format *f, const struct rhea_option *options,
+                size_t n, bool force, const struct rhea_progress *progress,
+                struct rhea_error *err);
+/* Refcounts of 2^ORDER bits. */
+int qcow2_refs_convert(struct qcow2 *q, unsigned order, struct rhea_error *err);
+
 /* check.c, repair.c */
 int qcow2_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
                 struct rhea_error *err);

@@ -153,15 +153,20 @@ static int rebuild_switch(struct rebuild *b)
     struct qcow2 *q = b->c->q;
     uint64_t host = b->table_at << q->cluster_bits;
     uint64_t clusters = b->n_table * 8 >> q->cluster_bits;
-    uint8_t pointer[12];
+    uint8_t sector[512];
     int r = rhea_storage_flush(q->f.storage, b->c->err);
 
+    if (r == 0)
+        r = rhea_storage_read_padded(q->f.storage, sector, sizeof(sector), 0,
+                                     b->c->err);
     if (r < 0)
         return r;
-    store_be64(pointer, host);
-    store_be32(pointer + 8, (uint32_t)clusters);
-    r = rhea_storage_write(q->f.storage, pointer, sizeof(pointer),
-                           QCOW2_AT_REFTABLE_OFFSET, b->c->err);
+    store_be64(sector + QCOW2_AT_REFTABLE_OFFSET, host);
+    store_be32(sector + QCOW2_AT_REFTABLE_CLUSTERS, (uint32_t)clusters);
+    /* The new blocks may have another width (amend_refcounts.c). */
+    if (q->version >= 3)
+        store_be32(sector + QCOW2_AT_REFCOUNT_ORDER, q->refcount_order);
+    r = rhea_storage_write(q->f.storage, sector, sizeof(sector), 0, b->c->err);
     if (r == 0)
         r = rhea_storage_flush(q->f.storage, b->c->err);
     if (r < 0)
