@@ -9,7 +9,7 @@ _rhea_img() {
         words=("${COMP_WORDS[@]}")
         cword=$COMP_CWORD
     }
-    local commands="bitmap check compare convert convert-inplace create help info map snapshot"
+    local commands="amend bitmap check compare convert convert-inplace create help info map measure resize snapshot"
     local formats="luks qcow2 qed raw"
     local command=${words[1]-}
 
@@ -30,6 +30,10 @@ _rhea_img() {
     -r | --repair) [ "$command" = check ] && values="leaks all" ;;
     esac
     case $cur in
+    --preallocation=*)
+        values="--preallocation=off --preallocation=metadata"
+        values+=" --preallocation=falloc --preallocation=full"
+        ;;
     --output=*) values="--output=human --output=json" ;;
     --allow-loss=*)
         values="--allow-loss=snapshots --allow-loss=bitmaps"
@@ -42,6 +46,13 @@ _rhea_img() {
     fi
 
     case $command in
+    amend) options="-o -f -t -p -q --force --object --image-opts" ;;
+    measure)
+        options="-O -o -f -l -U --size= --output= --object --image-opts"
+        ;;
+    resize)
+        options="-f -q --shrink --preallocation= --object --image-opts"
+        ;;
     bitmap)
         options="--add -g --remove --clear --enable --disable --merge -b -F"
         options+=" -f --object --image-opts"
