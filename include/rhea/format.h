@@ -158,6 +158,38 @@ struct rhea_check {
 
 enum { RHEA_FIX_LEAKS = 1 << 0, RHEA_FIX_ERRORS = 1 << 1 };
 
+/*
+ * The other files of an image: those that it is made of besides its own, and
+ * its parent. All names come from an image, so they are not trusted.
+ */
+struct rhea_files {
+    /* Open file NAME, which is relative to the image's folder and must not
+     * lead out of it. WRITE: for writing too, where the image is. Locked as
+     * the image is; closed after the format is, by whoever owns the image. */
+    int (*open)(void *opaque, const char *name, bool write,
+                struct rhea_storage **out, struct rhea_error *err);
+    /* The same of a file that is made, or emptied where it is there. */
+    int (*create)(void *opaque, const char *name, struct rhea_storage **out,
+                  struct rhea_error *err);
+    /*
+     * Which file is meant by N names, best first, that an image has for its
+     * parent. They may be of another system: "C:\\vm\\base.vhd",
+     * ".\\base.vhd", "\\\\server\\vm\\base.vhd", "file:///vm/base.vhd"; what
+     * cannot be meant on this one is looked for in the image's folder. *OUT,
+     * malloc'd, is for rhea_format_info.backing_file: the first that is there
+     * or, where none is, what the first name means.
+     */
+    int (*find_parent)(void *opaque, const char *const *names, size_t n,
+                       char **out, struct rhea_error *err);
+    /* Search the image's folder and, where it is called "Snapshots", the one
+     * above it, for a file that ACCEPT returns 1 for; a negative return ends
+     * the search. *OUT as above; NULL: there is none. */
+    int (*search)(void *opaque,
+                  int (*accept)(void *accept_opaque, struct rhea_storage *file),
+                  void *accept_opaque, char **out, struct rhea_error *err);
+    void *opaque;
+};
+
 /* What creation options a format has, for `-o help`. */
 struct rhea_option_help {
     const char *name, *type, *text;
@@ -172,6 +204,14 @@ struct rhea_create {
     size_t n_options;
     struct rhea_storage *data_file; /* for option data_file: opened, and never
                                        emptied; NULL: none */
+    const char *name; /* of the image's own file, without its folder; NULL: it
+                         is in none */
+    const struct rhea_files
+        *files;                 /* to make others; NULL: there can be none */
+    struct rhea_format *parent; /* the backing image, whose identity the new
+                                   one may have to record; open for reading
+                                   without its guest bytes (NO_IO). NULL:
+                                   none, or it could not be opened */
 };
 
 /* How to open an image. */
@@ -189,6 +229,8 @@ struct rhea_format_open {
     int (*open_data_file)(void *opaque, const char *default_name,
                           struct rhea_storage **out, struct rhea_error *err);
     void *opaque;
+    /* Other files; outlives the format. NULL: there are none. */
+    const struct rhea_files *files;
 };
 
 /* What is to be known of contents for which space is measured. */
@@ -246,6 +288,12 @@ struct rhea_format_ops {
     /* How sure it is, 0 to 100, that these first LEN bytes (at least 2048, or
      * the whole file) begin an image of this format. */
     int (*probe)(const uint8_t *head, size_t len);
+    /* The same by the last sector, or less, of a file of FILE_SIZE bytes, where
+     * no format but raw knows its head. NULL: cannot tell. */
+    int (*probe_tail)(const uint8_t *tail, size_t len, uint64_t file_size);
+    /* Where an image may be a folder: the file in it that is opened in its
+     * place. NULL: it is none. */
+    const char *bundle_file;
 
     /* Validates everything a later call relies on. */
     int (*open)(struct rhea_format **out, const struct rhea_format_open *how,
@@ -312,6 +360,9 @@ struct rhea_format_ops {
     /* Write a new, empty image into an empty STORAGE. NULL: cannot. */
     int (*create)(struct rhea_storage *storage, const struct rhea_create *how,
                   struct rhea_error *err);
+    /* Whether HOW asks for a folder, with BUNDLE_FILE as the image's own file.
+     * NULL: never. */
+    bool (*create_is_bundle)(const struct rhea_create *how);
     /* What creating such an image would take. NULL: not known. */
     int (*measure)(const struct rhea_measure *what, struct rhea_measured *out,
                    struct rhea_error *err);
@@ -328,9 +379,18 @@ struct rhea_format_ops {
                  size_t n, bool force, const struct rhea_progress *progress,
                  struct rhea_error *err);
     /* Name another backing file, NULL: none, and its format, NULL: unstated.
-     * Changes no guest byte's mapping. */
+     * Changes no guest byte's mapping. PARENT as in struct rhea_create. */
     int (*set_backing)(struct rhea_format *f, const char *file,
-                       const char *format, struct rhea_error *err);
+                       const char *format, struct rhea_format *parent,
+                       struct rhea_error *err);
+    /* Whether PARENT, which is open below F, is the one that F was made over,
+     * and as it was then. NULL: the format records no such thing. */
+    int (*check_parent)(struct rhea_format *f, struct rhea_format *parent,
+                        struct rhea_error *err);
+    /* Take a new identity now, as the first guest write after opening does, so
+     * that images made over F as it was can tell. Once: it stays until F is
+     * closed. NULL: has none. */
+    int (*renew_identity)(struct rhea_format *f, struct rhea_error *err);
     /* Unallocate everything, after commit. */
     int (*make_empty)(struct rhea_format *f, struct rhea_error *err);
 

@@ -24,8 +24,8 @@ enum {
     RHEA_IMAGE_NO_LOCK = 1 << 3,    /* `-U`: even if in use (read only) */
     RHEA_IMAGE_EXCLUSIVE = 1 << 4,  /* share with nobody, not even readers */
     RHEA_IMAGE_DIRECT = 1 << 5,
-    RHEA_IMAGE_NO_IO = 1 << 6, /* guest bytes will not be asked for, see
-                                  RHEA_FORMAT_NO_IO; also below */
+    RHEA_IMAGE_NO_IO = 1 << 6,    /* guest bytes will not be asked for, see
+                                     RHEA_FORMAT_NO_IO; also below */
     RHEA_IMAGE_NO_FLUSH = 1 << 7, /* see RHEA_FILE_NO_FLUSH */
 };
 
@@ -73,6 +73,10 @@ RHEA_API const char *rhea_image_filename(const struct rhea_image *image);
 RHEA_API const char *rhea_image_driver(const struct rhea_image *image);
 RHEA_API struct rhea_format *rhea_image_format(struct rhea_image *image);
 RHEA_API struct rhea_storage *rhea_image_storage(struct rhea_image *image);
+/* Bytes that the blocks of all files of this one image occupy. -EINVAL: some of
+ * them are no files. */
+RHEA_API int rhea_image_disk_size(const struct rhea_image *image,
+                                  uint64_t *size);
 /* The next image of the chain, NULL at its end; owned by IMAGE. */
 RHEA_API struct rhea_image *rhea_image_backing(struct rhea_image *image);
 RHEA_API void rhea_image_info(struct rhea_image *image,
@@ -150,6 +154,16 @@ RHEA_API int rhea_image_amend(struct rhea_image *image,
 /* Name another backing file; the chain as it was opened stays as it is. */
 RHEA_API int rhea_image_set_backing(struct rhea_image *image, const char *file,
                                     const char *format, struct rhea_error *err);
+/*
+ * The image below OVERLAY, which is open for writing, is about to be changed so
+ * that OVERLAY and what is above it still show the same. It takes a new
+ * identity, so that other images over it are found out, and OVERLAY records
+ * that. A crash between the two leaves OVERLAY with a parent that it does not
+ * know, and whose contents have not changed yet. Nothing where the formats
+ * have no identities.
+ */
+RHEA_API int rhea_image_renew_backing(struct rhea_image *overlay,
+                                      struct rhea_error *err);
 RHEA_API int rhea_image_make_empty(struct rhea_image *image,
                                    struct rhea_error *err);
 

@@ -5,8 +5,9 @@
  *
  * What the guest sees through the top image is the same at every moment: all
  * that is written into BASE is what the images above it have, and so hide. The
- * order is: BASE's size, its data, BASE is flushed; only then is the top image
- * emptied. After a crash the same command does all of it again.
+ * order is: BASE's identity, if its format has one, and the record of it in the
+ * image above; BASE's size, its data, BASE is flushed; only then is the top
+ * image emptied. After a crash the same command does all of it again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -100,13 +101,14 @@ static int commit_copy(struct commit *c, struct rhea_error *err)
     return ret;
 }
 
-static bool commit_is_below(struct rhea_image *top, struct rhea_image *base)
+/* The image directly above BASE in the chain of TOP; NULL: BASE is not in it.
+ */
+static struct rhea_image *commit_overlay(struct rhea_image *top,
+                                         struct rhea_image *base)
 {
-    while ((top = rhea_image_backing(top))) {
-        if (top == base)
-            return true;
-    }
-    return false;
+    while (top && rhea_image_backing(top) != base)
+        top = rhea_image_backing(top);
+    return top;
 }
 
 int rhea_convert_commit(struct rhea_image *top, struct rhea_image *base,
@@ -117,7 +119,9 @@ int rhea_convert_commit(struct rhea_image *top, struct rhea_image *base,
     struct rhea_format *format = rhea_image_format(top);
     int ret;
 
-    if (!commit_is_below(top, base))
+    struct rhea_image *overlay = commit_overlay(top, base);
+
+    if (!overlay)
         return rhea_error_set(err, EINVAL, "%s is not a backing image of %s",
                               rhea_image_filename(base),
                               rhea_image_filename(top));
@@ -125,7 +129,9 @@ int rhea_convert_commit(struct rhea_image *top, struct rhea_image *base,
     if (!c.buf)
         return rhea_error_set(err, ENOMEM, "out of memory");
     rate_init(&c.rate, options->rate);
-    ret = commit_copy(&c, err);
+    ret = rhea_image_renew_backing(overlay, err);
+    if (ret == 0)
+        ret = commit_copy(&c, err);
     free(c.buf);
     if (ret == 0 && options->empty && format->ops->make_empty)
         ret = convert_blame(format->ops->make_empty(format, err), top, err);

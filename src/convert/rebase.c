@@ -309,8 +309,7 @@ int rhea_convert_rebase(struct rhea_image *image, struct rhea_image *backing,
     if (!options->unsafe)
         ret = rebase_copy(&r, err);
     if (ret == 0)
-        ret = convert_blame(format->ops->set_backing(format, options->file,
-                                                     options->format, err),
-                            image, err);
+        ret =
+            rhea_image_set_backing(image, options->file, options->format, err);
     return ret;
 }

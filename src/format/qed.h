@@ -186,7 +186,7 @@ int qed_create(struct rhea_storage *storage, const struct rhea_create *how,
 
 /* --- qed_change.c --- */
 int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
-                    struct rhea_error *err);
+                    struct rhea_format *parent, struct rhea_error *err);
 int qed_make_empty(struct rhea_format *f, struct rhea_error *err);
 int qed_resize(struct rhea_format *f, const struct rhea_resize *how,
                struct rhea_error *err);

@@ -86,8 +86,9 @@ static int change_write_backing(struct qed *q, const char *file, uint64_t at,
 }
 
 int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
-                    struct rhea_error *err)
+                    struct rhea_format *parent, struct rhea_error *err)
 {
+    (void)parent;
     struct qed *q = (struct qed *)f;
     if (file && !*file)
         file = NULL;

@@ -55,6 +55,17 @@ static int chain_look_below(struct rhea_image *last, char **name,
     return ret;
 }
 
+static int chain_check_parent(struct rhea_image *image, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = ops->check_parent ? ops->check_parent(image->format,
+                                                    image->backing->format, err)
+                                : 0;
+    return ret ? rhea_error_prefix(err, "'%s' and its parent '%s'",
+                                   image->filename, image->backing->filename),
+           ret : 0;
+}
+
 static int chain_open_below(struct rhea_image *top, struct rhea_image *last,
                             bool *done, struct node_opening *opening,
                             struct rhea_error *err)
@@ -75,7 +86,7 @@ static int chain_open_below(struct rhea_image *top, struct rhea_image *last,
         return 0;
     last->format->below_opaque = last->backing;
     last->format->below = image_read_below;
-    return 0;
+    return chain_check_parent(last, err);
 }
 
 /* Whether what is below IMAGE, by options, is what IMAGE itself says. */
@@ -227,6 +238,7 @@ int rhea_image_close(struct rhea_image *image, struct rhea_error *err)
                 image->format->ops->close(image->format, ret ? NULL : err);
             ret = ret ? ret : closed;
         }
+        image_files_close(image->files, false);
         rhea_storage_close(image->data_file);
         rhea_storage_close(image->storage);
         node_description_finish(&image->description);
@@ -275,6 +287,20 @@ void rhea_image_info(struct rhea_image *image, struct rhea_format_info *info)
 {
     memset(info, 0, sizeof(*info));
     image->format->ops->info(image->format, info);
+}
+
+int rhea_image_disk_size(const struct rhea_image *image, uint64_t *size)
+{
+    uint64_t device, inode, one;
+    int ret = rhea_file_stat(image->storage, size, &device, &inode);
+    if (!ret && image->data_file &&
+        rhea_file_stat(image->data_file, &one, &device, &inode) == 0)
+        *size += one;
+    for (size_t i = 0; !ret && i < image->files->n_opened; i++) {
+        ret = rhea_file_stat(image->files->opened[i], &one, &device, &inode);
+        *size += ret ? 0 : one;
+    }
+    return ret;
 }
 
 char *rhea_image_backing_path(const struct rhea_image *image)

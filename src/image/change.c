@@ -73,13 +73,44 @@ int rhea_image_set_backing(struct rhea_image *image, const char *file,
                            const char *format, struct rhea_error *err)
 {
     const struct rhea_format_ops *ops = image->format->ops;
+    struct rhea_image *parent = NULL;
     int ret = change_check(image, ops->set_backing,
                            "given another backing file", err);
 
     if (ret)
         return ret;
-    return change_done(image,
-                       ops->set_backing(image->format, file, format, err), err);
+    /* Only its identity is asked for. Where it cannot be opened, the format
+     * decides whether it can do without. */
+    if (file && *file && ops->check_parent)
+        rhea_image_open_below(&parent, image, file, format,
+                              RHEA_IMAGE_NO_IO | RHEA_IMAGE_NO_BACKING, NULL);
+    ret = ops->set_backing(image->format, file, format,
+                           parent ? parent->format : NULL, err);
+    rhea_image_close(parent, NULL);
+    return change_done(image, ret, err);
+}
+
+int rhea_image_renew_backing(struct rhea_image *overlay, struct rhea_error *err)
+{
+    struct rhea_image *base = overlay->backing;
+    const struct rhea_format_ops *ops = overlay->format->ops;
+    struct rhea_format_info info;
+
+    if (!base || !base->format->ops->renew_identity || !ops->check_parent)
+        return 0;
+    int ret = change_check(base, true, "written to", err);
+    if (!ret)
+        ret = rhea_image_allow_write(overlay, err);
+    if (ret)
+        return ret;
+    ret = base->format->ops->renew_identity(base->format, err);
+    if (ret)
+        return change_done(base, ret, err);
+    rhea_image_info(overlay, &info);
+    return change_done(overlay,
+                       ops->set_backing(overlay->format, info.backing_file,
+                                        info.backing_format, base->format, err),
+                       err);
 }
 
 int rhea_image_make_empty(struct rhea_image *image, struct rhea_error *err)

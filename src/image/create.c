@@ -74,9 +74,10 @@ static bool create_is_in_chain(const char *path, const struct rhea_image *image)
     return false;
 }
 
-/* Look at the backing file: it opens, it is not the new file, its size. */
+/* Look at the backing file: it opens, it is not the new file, its size. It
+ * stays open as *OUT, also on failure. */
 static int create_look_below(const char *path, struct rhea_create *how,
-                             struct rhea_error *err)
+                             struct rhea_image **out, struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *name = image_name_combine(path, how->backing_file);
     if (!name)
@@ -88,6 +89,8 @@ static int create_look_below(const char *path, struct rhea_create *how,
         rhea_error_prefix(err, "backing file of '%s'", path);
         return ret;
     }
+    *out = below;
+    how->parent = below->format;
     if (create_is_in_chain(path, below))
         ret = rhea_error_set(err, EINVAL,
                              "'%s' cannot be created over its own backing "
@@ -100,13 +103,31 @@ static int create_look_below(const char *path, struct rhea_create *how,
                              how->backing_file, below->format->ops->name);
     else if (how->size == UINT64_MAX)
         how->size = rhea_image_size(below);
-    rhea_image_close(below, NULL);
     return ret;
+}
+
+/* The same without a promise, for a format that records its parent's identity:
+ * where it cannot be opened, the format decides. */
+static void create_try_below(const char *path, struct rhea_create *how,
+                             struct rhea_image **out)
+{
+    RHEA_AUTO_FREE char *name = image_name_combine(path, how->backing_file);
+    if (name &&
+        rhea_image_open(out, name, how->backing_format,
+                        RHEA_IMAGE_NO_IO | RHEA_IMAGE_NO_BACKING, NULL) == 0)
+        how->parent = (*out)->format;
+}
+
+static const char *create_last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
 }
 
 static int create_prepare(const struct rhea_format_ops *ops, const char *path,
                           struct rhea_create *how, struct rhea_option *options,
-                          bool unsafe, struct rhea_error *err)
+                          bool unsafe, struct rhea_image **below,
+                          struct rhea_error *err)
 {
     int ret = create_take_options(ops, how, options, err);
     if (ret)
@@ -115,7 +136,9 @@ static int create_prepare(const struct rhea_format_ops *ops, const char *path,
         return rhea_error_set(
             err, EINVAL, "a %s image cannot have a backing file", ops->name);
     if (how->backing_file && !unsafe)
-        ret = create_look_below(path, how, err);
+        ret = create_look_below(path, how, below, err);
+    else if (how->backing_file && ops->check_parent)
+        create_try_below(path, how, below);
     if (ret)
         return ret;
     if (how->size == UINT64_MAX)
@@ -123,6 +146,7 @@ static int create_prepare(const struct rhea_format_ops *ops, const char *path,
     if (how->size > (INT64_MAX & ~(uint64_t)511))
         return rhea_error_set(err, EFBIG, "the image's size is too large");
     how->size = align_up(how->size, 512);
+    how->name = create_last_part(path);
     return image_rehearse_create(ops, how, err);
 }
 
@@ -262,6 +286,56 @@ static int create_locate(const char *filename, char **path, bool *local,
     return *path ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
 }
 
+/* The folder that is the image, and in *FILE its file that is written. *MADE:
+ * the folder was not there. */
+static int create_bundle(const struct rhea_format_ops *ops, const char *path,
+                         char **file, bool *made, struct rhea_error *err)
+{
+    char *inside = NULL;
+    *made = mkdir(path, 0777) == 0;
+    if (!*made && errno != EEXIST)
+        return rhea_error_errno(err, errno, "cannot make the folder");
+    if (asprintf(&inside, "%s/%s", path, ops->bundle_file) < 0)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    free(*file);
+    *file = inside;
+    return 0;
+}
+
+/* Below PATH, which is all prepared. What was not there before does not stay
+ * behind half made. */
+static int create_at(const struct rhea_format_ops *ops, const char *filename,
+                     const char *path, bool local, struct rhea_create *how,
+                     struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *file = strdup(path);
+    bool bundle = ops->create_is_bundle && ops->create_is_bundle(how);
+    bool folder_made = false;
+    int ret = file ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
+    if (!ret && bundle)
+        ret = local ? create_bundle(ops, path, &file, &folder_made, err)
+                    : rhea_error_set(err, ENOTSUP,
+                                     "such an image is a folder, and can only "
+                                     "be made where there are folders");
+    struct image_files *files =
+        ret ? NULL : image_files_new(file, RHEA_IMAGE_WRITE, err);
+    if (!files) {
+        if (folder_made)
+            rmdir(path);
+        return ret ? ret : -ENOMEM;
+    }
+    how->name = create_last_part(file);
+    how->files = &files->ops;
+    bool existed = !local || access(file, F_OK) == 0;
+    ret = create_with_data(ops, bundle ? file : filename, file, how, err);
+    if (ret && ret != -EBUSY && !existed)
+        unlink(file);
+    image_files_close(files, ret != 0);
+    if (ret && folder_made)
+        rmdir(path);
+    return ret;
+}
+
 int rhea_image_create(const char *filename, const char *format,
                       const struct rhea_create *how, bool unsafe,
                       struct rhea_error *err)
@@ -279,20 +353,19 @@ int rhea_image_create(const char *filename, const char *format,
         return ret;
 
     struct rhea_create own = *how;
+    bool prepared = true;
     RHEA_AUTO_FREE struct rhea_option *options =
         calloc(how->n_options + 1, sizeof(*options));
     if (!options)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    ret = create_prepare(ops, path, &own, options, unsafe, err);
-    if (ret)
-        return ret;
-
-    bool existed = !local || access(path, F_OK) == 0;
-    ret = create_with_data(ops, filename, path, &own, err);
-    /* What was not there before does not stay behind half made. */
-    if (ret && ret != -EBUSY && !existed)
-        unlink(path);
-    if (ret && err && !strstr(err->text, path))
+    struct rhea_image *below = NULL;
+    ret = create_prepare(ops, path, &own, options, unsafe, &below, err);
+    if (!ret)
+        ret = create_at(ops, filename, path, local, &own, err);
+    else
+        prepared = false;
+    rhea_image_close(below, NULL);
+    if (ret && prepared && err && !strstr(err->text, path))
         rhea_error_prefix(err, "could not create '%s'", path);
     return ret;
 }

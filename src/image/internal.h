@@ -10,6 +10,7 @@ struct rhea_image {
     char *filename; /* a plain name, or json:{...} */
     struct rhea_storage *storage;
     struct rhea_storage *data_file; /* NULL: none */
+    struct image_files *files;      /* all others */
     struct rhea_format *format;
     struct rhea_image *backing; /* NULL: none */
     unsigned flags;             /* RHEA_IMAGE_* */
@@ -64,6 +65,30 @@ int image_open_data_file(void *opaque, const char *default_name,
                          struct rhea_storage **out, struct rhea_error *err);
 /* The path of data file NAME of the image at path IMAGE, malloc'd. */
 char *image_data_file_path(const char *image, const char *name);
+
+/* files.c */
+
+/* The other files of an image. Does not move while the format is open. */
+struct image_files {
+    struct rhea_files ops;
+    char *beside; /* the image's own name, in whose folder they are; NULL: it is
+                     in none */
+    unsigned flags; /* RHEA_IMAGE_* */
+    struct rhea_storage **opened;
+    char **made; /* paths of those that were not there before */
+    size_t n_opened, n_made;
+};
+/* BESIDE NULL: there can be no others. */
+struct image_files *image_files_new(const char *beside, unsigned flags,
+                                    struct rhea_error *err);
+/* NULL is fine. UNDO: remove what was made. */
+void image_files_close(struct image_files *files, bool undo);
+
+/* bundle.c */
+
+/* The file that stands for the folder PATH, malloc'd; NULL: PATH is no folder,
+ * or none that is an image. */
+char *image_bundle_file(const char *path);
 
 /* Whether a format would create HOW; nothing is written. */
 int image_rehearse_create(const struct rhea_format_ops *ops,

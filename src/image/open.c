@@ -19,10 +19,31 @@
 
 enum {
     PROBE_BYTES = 4096,
+    PROBE_TAIL_BYTES = 512,
     /* What is said of an image and not of one that its bytes come from. */
     OPEN_TOP_FLAGS =
         RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_NO_IO | RHEA_IMAGE_CHECK,
 };
+
+/* Some formats are told by their end only. */
+static int probe_tail(struct rhea_storage *storage, uint64_t size,
+                      const struct rhea_format_ops **ops,
+                      struct rhea_error *err)
+{
+    uint8_t tail[PROBE_TAIL_BYTES];
+    size_t len = (size_t)RHEA_MIN(size, sizeof(tail));
+    int best = 0;
+    int ret = rhea_storage_read(storage, tail, len, size - len, err);
+    for (size_t i = 0; !ret && rhea_formats[i]; i++) {
+        const struct rhea_format_ops *f = rhea_formats[i];
+        int score = f->probe_tail ? f->probe_tail(tail, len, size) : 0;
+        if (score > best) {
+            *ops = f;
+            best = score;
+        }
+    }
+    return ret;
+}
 
 int image_probe(struct rhea_storage *storage,
                 const struct rhea_format_ops **ops, struct rhea_error *err)
@@ -37,6 +58,10 @@ int image_probe(struct rhea_storage *storage,
     if (ret)
         return ret;
     *ops = rhea_format_probe(head, len);
+    if (*ops && strcmp((*ops)->name, "raw") == 0)
+        ret = probe_tail(storage, size, ops, err);
+    if (ret)
+        return ret;
     return *ops ? 0
                 : rhea_error_set(err, EINVAL, "'%s' is of no known format",
                                  storage->path ? storage->path : "");
@@ -173,6 +198,11 @@ int image_open_format(struct rhea_image *image, const char *format,
         calloc(image->options.n + 1, sizeof(*options));
     if (!options)
         return rhea_error_set(err, ENOMEM, "out of memory");
+    const char *folder = image->description.folder;
+    image->files = image_files_new(
+        folder ? folder : image->file_description.folder, image->flags, err);
+    if (!image->files)
+        return -ENOMEM;
     struct image_data_file data_file = {image, opening};
     unsigned flags = (image->flags & RHEA_IMAGE_WRITE ? RHEA_FORMAT_WRITE : 0) |
                      (image->flags & RHEA_IMAGE_CHECK ? RHEA_FORMAT_CHECK : 0) |
@@ -184,6 +214,7 @@ int image_open_format(struct rhea_image *image, const char *format,
         .n_options = image->is_protocol ? 0 : open_own_options(image, options),
         .open_data_file = image_open_data_file,
         .opaque = &data_file,
+        .files = &image->files->ops,
     };
     ret = ops->open(&image->format, &how, err);
     if (!ret && !image->is_protocol)
@@ -212,9 +243,11 @@ static int open_storage(struct rhea_image *image, struct node_opening *opening,
         ret = rhea_error_set(err, EINVAL,
                              "which file? There is no option "
                              "file.filename");
+    RHEA_AUTO_FREE char *bundle =
+        image->asked ? image_bundle_file(image->asked) : NULL;
     if (!ret)
         ret = node_open_storage(&image->storage, &image->file_description,
-                                image->asked, &options,
+                                bundle ? bundle : image->asked, &options,
                                 image->flags & ~OPEN_TOP_FLAGS, opening, err);
     storage_options_finish(&options);
     if (ret)

@@ -102,16 +102,30 @@ static const struct rhea_storage_ops rehearsal_ops = {
     .close = rehearsal_close,
 };
 
+/* All files but the image's own and its data file are one. */
+static int rehearsal_create_file(void *opaque, const char *name,
+                                 struct rhea_storage **out,
+                                 struct rhea_error *err)
+{
+    (void)name;
+    (void)err;
+    *out = opaque;
+    return 0;
+}
+
 int image_rehearse_create(const struct rhea_format_ops *ops,
                           const struct rhea_create *how, struct rhea_error *err)
 {
     struct rehearsal r = {.head = {.ops = &rehearsal_ops, .writable = true}};
-    struct rehearsal data = r;
+    struct rehearsal data = r, others = r;
+    const struct rhea_files files = {.create = rehearsal_create_file,
+                                     .opaque = &others.head};
     struct rhea_create own = *how;
+    own.files = &files;
     for (size_t i = 0; i < how->n_options; i++)
         if (strcmp(how->options[i].name, "data_file") == 0)
             own.data_file = &data.head;
     int ret = ops->create(&r.head, &own, err);
 
-    return r.reached || data.reached ? 0 : ret;
+    return r.reached || data.reached || others.reached ? 0 : ret;
 }

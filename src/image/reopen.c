@@ -50,15 +50,18 @@ int rhea_image_allow_write(struct rhea_image *image, struct rhea_error *err)
 
     struct rhea_storage *storage = image->storage;
     struct rhea_storage *data_file = image->data_file;
+    struct image_files *files = image->files;
     struct rhea_format *format = image->format;
     image->storage = again->storage;
     image->data_file = again->data_file;
+    image->files = again->files;
     image->format = again->format;
     image->flags = again->flags;
     image->format->below = format->below;
     image->format->below_opaque = format->below_opaque;
     again->storage = storage;
     again->data_file = data_file;
+    again->files = files;
     again->format = format;
     return rhea_image_close(again, err);
 }

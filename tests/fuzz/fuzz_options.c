@@ -12,9 +12,9 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "common/common.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "common/common.h"
 #include "format/option.h"
 #include "fuzz.h"
 #include "guest.h"

@@ -32,19 +32,19 @@ static int empty(struct rhea_format *f)
 
 static int other_backing(struct rhea_format *f)
 {
-    return f->ops->set_backing(f, "other", "qcow2", &err);
+    return f->ops->set_backing(f, "other", "qcow2", NULL, &err);
 }
 
 static int long_backing(struct rhea_format *f)
 {
-    return f->ops->set_backing(f, long_name, "qed", &err);
+    return f->ops->set_backing(f, long_name, "qed", NULL, &err);
 }
 
 static int several_backings(struct rhea_format *f)
 {
-    int ret = f->ops->set_backing(f, long_name, "raw", &err);
+    int ret = f->ops->set_backing(f, long_name, "raw", NULL, &err);
     if (ret == 0)
-        ret = f->ops->set_backing(f, long_name + 30, "qcow2", &err);
+        ret = f->ops->set_backing(f, long_name + 30, "qcow2", NULL, &err);
     return ret;
 }
 
@@ -405,7 +405,7 @@ static void parts_of_the_header_that_nobody_knows_stay(void)
     struct rhea_format *f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
     f->ops->info(f, &info);
     CHECK(info.extensions);
-    CHECK_OK(f->ops->set_backing(f, "other", "raw", &err), &err);
+    CHECK_OK(f->ops->set_backing(f, "other", "raw", NULL, &err), &err);
     qcow2_close_ok(f);
     CHECK_OK(rhea_storage_read(s, area, sizeof(area), 0, &err), &err);
     CHECK(memmem(area, sizeof(area), ext, sizeof(ext)) != NULL);

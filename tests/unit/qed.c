@@ -557,7 +557,7 @@ static void another_backing_file_can_be_named(void)
     for (size_t i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
         struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
         const char *format = i % 2 ? "raw" : "qed";
-        CHECK_OK(f->ops->set_backing(f, names[i], format, &err), &err);
+        CHECK_OK(f->ops->set_backing(f, names[i], format, NULL, &err), &err);
         qed_close_ok(f);
         check_backing(s, names[i], names[i] && i % 2 ? "raw" : NULL);
     }

@@ -62,7 +62,8 @@ static int object_from_json(const char *text, struct tool_options *options)
         json_decref(object);
         return -EINVAL;
     }
-    json_object_foreach (object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         if (!json_is_string(value)) {
             tool_error("--object: %s is a string", key);
             ret = -EINVAL;
@@ -78,9 +79,8 @@ int tool_object_add(const char *text)
 {
     struct tool_options options = {0};
     struct rhea_error err;
-    int ret = *text == '{'
-                  ? object_from_json(text, &options)
-                  : tool_options_add_first(&options, text, "qom-type");
+    int ret = *text == '{' ? object_from_json(text, &options)
+                           : tool_options_add_first(&options, text, "qom-type");
 
     if (ret == 0) {
         const char *type = tool_options_get(&options, "qom-type");

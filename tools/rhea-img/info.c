@@ -28,15 +28,13 @@ static int info_view_init(struct info_view *v, struct rhea_image *image,
                           struct rhea_error *err)
 {
     const struct rhea_format_ops *ops = rhea_image_format(image)->ops;
-    uint64_t device, inode;
     int ret = 0;
 
     memset(v, 0, sizeof(*v));
     v->image = image;
     rhea_image_info(image, &v->info);
     v->format = rhea_image_driver(image);
-    v->has_disk_size = rhea_file_stat(rhea_image_storage(image), &v->disk_size,
-                                      &device, &inode) == 0;
+    v->has_disk_size = rhea_image_disk_size(image, &v->disk_size) == 0;
     if (v->info.backing_file)
         v->backing_path = rhea_image_backing_path(image);
     if (ops->facts)

@@ -7,13 +7,10 @@
 
 /* clang-format off: a line each, in the order in which they are listed */
 static const struct tool_command *const main_commands[] = {
-    &tool_amend,
-    &tool_bench,   &tool_bitmap,  &tool_check,
-    &tool_commit,  &tool_compare, &tool_convert,
-    &tool_convert_inplace,
-    &tool_create,  &tool_dd,      &tool_info,
-    &tool_map,     &tool_measure, &tool_rebase,
-    &tool_resize,  &tool_snapshot,
+    &tool_amend,   &tool_bench,   &tool_bitmap,  &tool_check,
+    &tool_commit,  &tool_compare, &tool_convert, &tool_convert_inplace,
+    &tool_create,  &tool_dd,      &tool_info,    &tool_map,
+    &tool_measure, &tool_rebase,  &tool_resize,  &tool_snapshot,
 };
 /* clang-format on */
 

@@ -27,13 +27,15 @@ static int backing_check(const struct qcow2 *q, const char *file,
 }
 
 int qcow2_set_backing(struct rhea_format *f, const char *file,
-                      const char *format, struct rhea_error *err)
+                      const char *format, struct rhea_format *parent,
+                      struct rhea_error *err)
 {
     struct qcow2 *q = qcow2_of(f);
     RHEA_AUTO_FREE char *new_file = NULL, *new_format = NULL;
     char *old_file, *old_format;
     int r;
 
+    (void)parent;
     if (file && !*file)
         file = NULL;
     if (!file || (format && !*format))

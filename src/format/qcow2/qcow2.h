@@ -666,7 +666,8 @@ int qcow2_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
 
 /* backing.c, empty.c */
 int qcow2_set_backing(struct rhea_format *f, const char *file,
-                      const char *format, struct rhea_error *err);
+                      const char *format, struct rhea_format *parent,
+                      struct rhea_error *err);
 int qcow2_make_empty(struct rhea_format *f, struct rhea_error *err);
 /* Set L1 entries from FIRST on to 0 and release all that they lead to. Under
  * LOCK, after a sync; the next sync writes them. */

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The files that an image names: those that it is made of, and its parent.
+ *
+ * An image from a stranger may name anything. What it is made of lies in its
+ * own folder or below, links followed, or is refused: it may be written to. A
+ * parent is only read, and its name is followed as any backing file's is, if
+ * this system can have such a name; what another system has called it is
+ * looked for in the image's own folder.
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "image/internal.h"
+
+enum {
+    FILES_MAX = 4096,       /* that one image may be made of */
+    FILES_SEARCH_MAX = 8192, /* that are looked at in one folder */
+};
+
+static struct image_files *files_of(void *opaque)
+{
+    return opaque;
+}
+
+/* Whether no component of a relative name leads upwards. */
+static bool files_name_stays(const char *name)
+{
+    if (*name == '/' || !*name)
+        return false;
+    for (const char *p = name; *p; p += strcspn(p, "/"), p += *p == '/')
+        if (p[0] == '.' && p[1] == '.' && (p[2] == '/' || !p[2]))
+            return false;
+    return true;
+}
+
+/* NAME in the folder of BESIDE. */
+static char *files_path(const struct image_files *files, const char *name)
+{
+    RHEA_AUTO_FREE char *path = NULL;
+    char *plain = NULL;
+    if (*name == '/')
+        return strdup(name);
+    /* No name may look like a protocol. */
+    if (strchr(files->beside, '/'))
+        return image_name_combine(files->beside, name);
+    return asprintf(&plain, "./%s", name) < 0 ? NULL : plain;
+}
+
+static bool files_is_local(const struct image_files *files)
+{
+    return !storage_name_protocol(files->beside);
+}
+
+/* Whether PATH, links followed, is in the image's folder or below. */
+static int files_check_inside(const struct image_files *files,
+                              const char *path, const char *name,
+                              struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *start = files_path(files, ".");
+    RHEA_AUTO_FREE char *folder = start ? realpath(start, NULL) : NULL;
+    RHEA_AUTO_FREE char *real = realpath(path, NULL);
+    if (!folder || !real)
+        return rhea_error_errno(err, errno, "cannot open '%.300s'", path);
+    size_t n = strlen(folder);
+    if (strncmp(real, folder, n) == 0 && (real[n] == '/' || n == 1))
+        return 0;
+    return rhea_error_set(err, EACCES,
+                          "the image refers to '%.300s', which leads to "
+                          "'%.300s', outside of the image's folder",
+                          name, real);
+}
+
+static int files_check_name(const struct image_files *files, const char *name,
+                            struct rhea_error *err)
+{
+    if (!files->beside)
+        return rhea_error_set(err, EINVAL,
+                              "the image refers to another file, '%.300s', but "
+                              "is in no folder",
+                              name);
+    if (!files_name_stays(name))
+        return rhea_error_set(err, EACCES,
+                              "the image refers to '%.300s', which is not in "
+                              "its own folder: put it there, and its name into "
+                              "the image without a folder",
+                              name);
+    if (files->n_opened >= FILES_MAX)
+        return rhea_error_set(err, EMFILE,
+                              "the image is made of more than %d files",
+                              FILES_MAX);
+    return 0;
+}
+
+static int files_keep(struct image_files *files, struct rhea_storage *storage,
+                      struct rhea_error *err)
+{
+    struct rhea_storage **opened = reallocarray(
+        files->opened, files->n_opened + 1, sizeof(struct rhea_storage *));
+    if (!opened) {
+        rhea_storage_close(storage);
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    }
+    files->opened = opened;
+    opened[files->n_opened++] = storage;
+    return 0;
+}
+
+/* FLAGS as for image_lock. */
+static int files_open_path(struct image_files *files, const char *path,
+                           unsigned flags, struct rhea_storage **out,
+                           struct rhea_error *err)
+{
+    struct storage_options options = {0};
+    struct node_opening opening = {0};
+    struct node_description description = {0};
+    int ret = node_open_storage(out, &description, path, &options, flags,
+                                &opening, err);
+    storage_options_finish(&options);
+    node_description_finish(&description);
+    if (ret)
+        return ret;
+    ret = image_lock(*out, flags & ~NODE_CREATE, err);
+    if (ret) {
+        rhea_storage_close(*out);
+        return ret;
+    }
+    return files_keep(files, *out, err);
+}
+
+static int files_open(void *opaque, const char *name, bool write,
+                      struct rhea_storage **out, struct rhea_error *err)
+{
+    struct image_files *files = files_of(opaque);
+    unsigned flags = files->flags;
+    int ret = files_check_name(files, name, err);
+    if (ret)
+        return ret;
+    RHEA_AUTO_FREE char *path = files_path(files, name);
+    if (!path)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    if (files_is_local(files))
+        ret = files_check_inside(files, path, name, err);
+    if (!write)
+        flags &= ~RHEA_IMAGE_WRITE;
+    return ret ? ret : files_open_path(files, path, flags, out, err);
+}
+
+static int files_note_made(struct image_files *files, const char *path,
+                           struct rhea_error *err)
+{
+    char **made =
+        reallocarray(files->made, files->n_made + 1, sizeof(char *));
+    char *copy = strdup(path);
+    if (made)
+        files->made = made;
+    if (!made || !copy) {
+        free(copy);
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    }
+    made[files->n_made++] = copy;
+    return 0;
+}
+
+/* The lock is held before the first byte is lost. */
+static int files_create(void *opaque, const char *name,
+                        struct rhea_storage **out, struct rhea_error *err)
+{
+    struct image_files *files = files_of(opaque);
+    int ret = files_check_name(files, name, err);
+    if (ret)
+        return ret;
+    RHEA_AUTO_FREE char *path = files_path(files, name);
+    if (!path)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    bool existed = access(path, F_OK) == 0;
+    if (existed)
+        ret = files_check_inside(files, path, name, err);
+    else
+        ret = files_note_made(files, path, err);
+    if (!ret)
+        ret = files_open_path(files, path,
+                              files->flags | RHEA_IMAGE_WRITE |
+                                  RHEA_IMAGE_EXCLUSIVE | NODE_CREATE,
+                              out, err);
+    return ret ? ret : rhea_storage_truncate(*out, 0, err);
+}
+
+/* --- Parents --- */
+
+static bool parent_is_foreign(const char *name)
+{
+    return strchr(name, '\\') || (isalpha((unsigned char)name[0]) &&
+                                  name[1] == ':' && name[2]);
+}
+
+/* The path of "file://HOST/PATH", which is percent-encoded; NULL: it is none. */
+static char *parent_of_url(const char *url)
+{
+    const char *p = strncmp(url, "file://", 7) == 0 ? strchr(url + 7, '/') : NULL;
+    char *path = p ? malloc(strlen(p) + 1) : NULL;
+    size_t n = 0;
+    for (; path && *p; p++) {
+        unsigned byte;
+        if (p[0] == '%' && isxdigit((unsigned char)p[1]) &&
+            isxdigit((unsigned char)p[2]) && sscanf(p + 1, "%2x", &byte) == 1 &&
+            byte) {
+            path[n++] = (char)byte;
+            p += 2;
+        } else {
+            path[n++] = *p;
+        }
+    }
+    if (path)
+        path[n] = 0;
+    return path;
+}
+
+static const char *parent_last_part(const char *name)
+{
+    for (const char *p = name; *p; p++)
+        if (*p == '/' || *p == '\\' || (*p == ':' && p == name + 1))
+            name = p[1] ? p + 1 : name;
+    return name;
+}
+
+/* A name relative to the image's folder, which stays in it, malloc'd. */
+static char *parent_beside(const char *name)
+{
+    const char *last = parent_last_part(name);
+    char *path = NULL;
+    bool odd = storage_name_protocol(last) || strcmp(last, "..") == 0;
+    if (asprintf(&path, "%s%s", odd ? "./" : "", odd ? "" : last) < 0)
+        return NULL;
+    return path;
+}
+
+/* Windows' relative names with their folders: ".\a\b" is "a/b". NULL where
+ * NAME is none, or leads upwards. */
+static char *parent_relative(const char *name)
+{
+    if (*name == '\\' || (*name && name[1] == ':'))
+        return NULL;
+    while (name[0] == '.' && name[1] == '\\')
+        name += 2;
+    char *path = strdup(name);
+    for (char *p = path; p && *p; p++)
+        if (*p == '\\')
+            *p = '/';
+    if (path && (!files_name_stays(path) || storage_name_protocol(path))) {
+        free(path);
+        path = NULL;
+    }
+    return path;
+}
+
+/* What cannot be looked at from here, such as a server's, is taken to be
+ * there. */
+static bool parent_is_there(const struct image_files *files, const char *name)
+{
+    if (storage_name_protocol(name))
+        return storage_driver_of_name(name);
+    RHEA_AUTO_FREE char *path = files->beside ? files_path(files, name) : NULL;
+    return path && access(path, F_OK) == 0;
+}
+
+/* Put into OUT what NAME can mean, best first; returns how many, NULL among
+ * them where memory ran out. */
+static unsigned parent_meanings(const char *name, char *out[2])
+{
+    unsigned n = 0;
+    if (!parent_is_foreign(name)) {
+        char *path = parent_of_url(name);
+        out[n++] = path ? path : strdup(name);
+    } else if ((out[n] = parent_relative(name))) {
+        n++;
+    }
+    out[n++] = parent_beside(name);
+    return n;
+}
+
+/* FIRST stays where nothing is there; both are malloc'd. */
+static void parent_try(const struct image_files *files, const char *name,
+                       char **found, char **first)
+{
+    char *meant[2];
+    unsigned n = parent_meanings(name, meant);
+    for (unsigned i = 0; i < n; i++) {
+        if (meant[i] && *meant[i] && !*found &&
+            parent_is_there(files, meant[i]))
+            *found = rhea_steal(meant[i]);
+        else if (meant[i] && *meant[i] && !*first)
+            *first = rhea_steal(meant[i]);
+        else
+            free(meant[i]);
+    }
+}
+
+static int files_find_parent(void *opaque, const char *const *names, size_t n,
+                             char **out, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *first = NULL;
+    *out = NULL;
+    for (size_t i = 0; i < n && !*out; i++)
+        if (*names[i])
+            parent_try(files_of(opaque), names[i], out, &first);
+    if (!*out)
+        *out = rhea_steal(first);
+    return *out ? 0
+                : rhea_error_set(err, EINVAL,
+                                 "the image does not say which its parent is");
+}
+
+/* --- Searching --- */
+
+struct files_search {
+    const struct image_files *files;
+    int (*accept)(void *opaque, struct rhea_storage *file);
+    void *opaque;
+};
+
+/* 1: it is it. A file that cannot be read is not it. */
+static int search_try(const struct files_search *s, const char *path)
+{
+    struct rhea_storage *storage;
+    struct stat st, own;
+    if (stat(path, &st) || !S_ISREG(st.st_mode))
+        return 0;
+    if (stat(s->files->beside, &own) == 0 && own.st_dev == st.st_dev && own.st_ino == st.st_ino)
+        return 0;
+    if (rhea_file_open(&storage, path, 0, NULL))
+        return 0;
+    int ret = s->accept(s->opaque, storage);
+    rhea_storage_close(storage);
+    return ret;
+}
+
+/* PREFIX: the folder, relative to the image's: "" or "../". */
+static int search_folder(const struct files_search *s, const char *prefix,
+                         char **out, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *dot = NULL;
+    if (asprintf(&dot, "%s.", prefix) < 0)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    RHEA_AUTO_FREE char *folder = files_path(s->files, dot);
+    DIR *dir = folder ? opendir(folder) : NULL;
+    if (!dir)
+        return 0;
+    int ret = 0;
+    const struct dirent *entry;
+    for (unsigned n = 0; !ret && n < FILES_SEARCH_MAX && (entry = readdir(dir));
+         n++) {
+        RHEA_AUTO_FREE char *name = NULL;
+        RHEA_AUTO_FREE char *path = NULL;
+        /* A colon would make it a protocol's name. */
+        const char *safe =
+            !*prefix && storage_name_protocol(entry->d_name) ? "./" : prefix;
+        if (asprintf(&name, "%s%s", safe, entry->d_name) >= 0)
+            path = files_path(s->files, name);
+        if (!path)
+            ret = rhea_error_set(err, ENOMEM, "out of memory");
+        else
+            ret = search_try(s, path);
+        if (ret == 1)
+            *out = rhea_steal(name);
+    }
+    closedir(dir);
+    return ret;
+}
+
+static int files_search(void *opaque,
+                        int (*accept)(void *accept_opaque,
+                                      struct rhea_storage *file),
+                        void *accept_opaque, char **out, struct rhea_error *err)
+{
+    const struct image_files *files = files_of(opaque);
+    const struct files_search s = {files, accept, accept_opaque};
+    *out = NULL;
+    if (!files->beside || !files_is_local(files))
+        return 0;
+    int ret = search_folder(&s, "", out, err);
+    if (ret)
+        return ret < 0 ? ret : 0;
+    RHEA_AUTO_FREE char *start = files_path(files, ".");
+    RHEA_AUTO_FREE char *real = start ? realpath(start, NULL) : NULL;
+    const char *last = real ? strrchr(real, '/') : NULL;
+    if (last && strcmp(last, "/Snapshots") == 0)
+        ret = search_folder(&s, "../", out, err);
+    return ret < 0 ? ret : 0;
+}
+
+struct image_files *image_files_new(const char *beside, unsigned flags,
+                                    struct rhea_error *err)
+{
+    struct image_files *files = calloc(1, sizeof(*files));
+    if (files && beside) {
+        /* "file:" is no part of a path. */
+        if (strncmp(beside, "file:", 5) == 0)
+            beside += 5;
+        files->beside = strdup(beside);
+    }
+    if (!files || (beside && !files->beside)) {
+        image_files_close(files, false);
+        rhea_error_set(err, ENOMEM, "out of memory");
+        return NULL;
+    }
+    files->flags = flags & (RHEA_IMAGE_WRITE | RHEA_IMAGE_NO_LOCK |
+                            RHEA_IMAGE_EXCLUSIVE | RHEA_IMAGE_DIRECT |
+                            RHEA_IMAGE_NO_FLUSH);
+    files->ops = (struct rhea_files){
+        .open = files_open,
+        .create = files_create,
+        .find_parent = files_find_parent,
+        .search = files_search,
+        .opaque = files,
+    };
+    return files;
+}
+
+void image_files_close(struct image_files *files, bool undo)
+{
+    if (!files)
+        return;
+    for (size_t i = 0; i < files->n_opened; i++)
+        rhea_storage_close(files->opened[i]);
+    for (size_t i = 0; i < files->n_made; i++) {
+        if (undo)
+            unlink(files->made[i]);
+        free(files->made[i]);
+    }
+    free(files->opened);
+    free(files->made);
+    free(files->beside);
+    free(files);
+}
