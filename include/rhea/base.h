@@ -48,6 +48,11 @@ struct rhea_option {
     const char *name, *value;
 };
 
+/* What option there is, for `-o help`. */
+struct rhea_option_help {
+    const char *name, *type, *text;
+};
+
 /*
  * Long work reports through this. Every member may be NULL. Called on the
  * thread that asked for the work.

@@ -190,11 +190,6 @@ struct rhea_files {
     void *opaque;
 };
 
-/* What creation options a format has, for `-o help`. */
-struct rhea_option_help {
-    const char *name, *type, *text;
-};
-
 struct rhea_create {
     uint64_t size;
     const char *backing_file;          /* NULL: none */

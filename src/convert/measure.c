@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"
+#include "storage/driver.h"
 
 struct measure_source {
     struct rhea_image *image;
@@ -50,21 +51,22 @@ static int measure_take_options(struct rhea_measure *what,
     size_t n_kept = 0;
 
     for (size_t i = 0; i < n; i++) {
-        const struct rhea_option_help *h = ops->create_options;
+        const char *name = options[i].name;
         uint64_t size;
         int ret = 0;
 
-        while (h && h->name && strcmp(h->name, options[i].name) != 0)
-            h++;
-        if (!h || !h->name)
+        /* What a file may be told changes no size. */
+        if (option_is_listed(storage_create_options(""), name))
+            continue;
+        if (!option_is_listed(ops->create_options, name))
             ret = option_unknown(&options[i], ops->name, err);
-        else if (!strcmp(h->name, "backing_file"))
+        else if (!strcmp(name, "backing_file"))
             source->all = true;
-        else if (!strcmp(h->name, "size"))
+        else if (!strcmp(name, "size"))
             ret = option_size(&options[i],
                               what->size == UINT64_MAX ? &what->size : &size,
                               err);
-        else if (strcmp(h->name, "backing_fmt") != 0)
+        else if (strcmp(name, "backing_fmt") != 0)
             kept[n_kept++] = options[i];
         if (ret)
             return ret;

@@ -8,6 +8,14 @@
 #include "base/checked.h"
 #include "base/size.h"
 
+bool option_is_listed(const struct rhea_option_help *list, const char *name)
+{
+    for (; list && list->name; list++)
+        if (strcmp(list->name, name) == 0)
+            return true;
+    return false;
+}
+
 int option_parse_size(const char *text, uint64_t *value, struct rhea_error *err)
 {
     return size_parse(text, value, err);

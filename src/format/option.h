@@ -5,6 +5,8 @@
 
 #include <rhea/format.h>
 
+/* LIST ends with name NULL, and may be NULL. */
+bool option_is_listed(const struct rhea_option_help *list, const char *name);
 /* A number of bytes: decimal or 0x, a fraction where a suffix follows, and one
  * of b k M G T P E (powers of 1024). */
 int option_parse_size(const char *text, uint64_t *value,

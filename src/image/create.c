@@ -16,28 +16,39 @@
 #include "image/internal.h"
 #include "image/node.h"
 
+/* What is to be made. */
+struct creation {
+    const struct rhea_format_ops *ops;
+    const struct storage_driver *driver; /* of the file; NULL: not known */
+    const char *filename;
+    bool local; /* a file by its path */
+    struct rhea_create how;
+    struct storage_options file; /* creation options that are not the format's,
+                                    but the file's */
+};
+
 static bool create_has_option(const struct rhea_format_ops *ops,
                               const char *name)
 {
-    for (const struct rhea_option_help *h = ops->create_options; h && h->name;
-         h++)
-        if (strcmp(h->name, name) == 0)
-            return true;
-    return false;
+    return option_is_listed(ops->create_options, name);
 }
 
-/* Move those options into HOW that are members of it, keep the rest. OPTIONS
- * has room for all. */
-static int create_take_options(const struct rhea_format_ops *ops,
-                               struct rhea_create *how,
-                               struct rhea_option *options,
+/* Move those options into c->how that are members of it, and the file's to
+ * c->file; keep the rest. OPTIONS has room for all. */
+static int create_take_options(struct creation *c, struct rhea_option *options,
                                struct rhea_error *err)
 {
+    const struct rhea_format_ops *ops = c->ops;
+    struct rhea_create *how = &c->how;
     size_t kept = 0;
     for (size_t i = 0; i < how->n_options; i++) {
         const struct rhea_option *o = &how->options[i];
         int ret = 0;
-        if (!create_has_option(ops, o->name))
+        if (!create_has_option(ops, o->name) && c->driver &&
+            option_is_listed(c->driver->create_options, o->name))
+            ret = storage_options_set(&c->file, o->name, o->value,
+                                      STORAGE_OPTION_STRING, err);
+        else if (!create_has_option(ops, o->name))
             ret = option_unknown(o, ops->name, err);
         else if (strcmp(o->name, "size") == 0)
             ret = how->size == UINT64_MAX ? option_size(o, &how->size, err) : 0;
@@ -124,12 +135,15 @@ static const char *create_last_part(const char *path)
     return slash ? slash + 1 : path;
 }
 
-static int create_prepare(const struct rhea_format_ops *ops, const char *path,
-                          struct rhea_create *how, struct rhea_option *options,
-                          bool unsafe, struct rhea_image **below,
-                          struct rhea_error *err)
+static int create_prepare(struct creation *c, const char *path,
+                          struct rhea_option *options, bool unsafe,
+                          struct rhea_image **below, struct rhea_error *err)
 {
-    int ret = create_take_options(ops, how, options, err);
+    const struct rhea_format_ops *ops = c->ops;
+    struct rhea_create *how = &c->how;
+    int ret = create_take_options(c, options, err);
+    if (!ret && c->driver && c->driver->prepare_new)
+        ret = c->driver->prepare_new(NULL, &c->file, err);
     if (ret)
         return ret;
     if (how->backing_file && !create_has_option(ops, "backing_file"))
@@ -150,12 +164,13 @@ static int create_prepare(const struct rhea_format_ops *ops, const char *path,
     return image_rehearse_create(ops, how, err);
 }
 
-static int create_on_file(const struct rhea_format_ops *ops,
-                          struct rhea_storage *storage,
-                          const struct rhea_create *how, struct rhea_error *err)
+static int create_on_file(const struct creation *c,
+                          struct rhea_storage *storage, struct rhea_error *err)
 {
     int ret = rhea_storage_truncate(storage, 0, err);
-    return ret ? ret : ops->create(storage, how, err);
+    if (!ret && c->driver && c->driver->prepare_new)
+        ret = c->driver->prepare_new(storage, &c->file, err);
+    return ret ? ret : c->ops->create(storage, &c->how, err);
 }
 
 /* What the device began with must not be taken for the new image's header. */
@@ -180,8 +195,8 @@ static int create_on_device(const struct rhea_format_ops *ops,
 }
 
 /* The lock is held before the first byte is lost. */
-static int create_write(const struct rhea_format_ops *ops, const char *filename,
-                        const struct rhea_create *how, struct rhea_error *err)
+static int create_write(const struct creation *c, const char *filename,
+                        struct rhea_error *err)
 {
     struct rhea_storage *storage;
     struct storage_options options = {0};
@@ -198,8 +213,8 @@ static int create_write(const struct rhea_format_ops *ops, const char *filename,
     bool locked = !ret;
     if (!ret)
         ret = rhea_file_is_regular(storage)
-                  ? create_on_file(ops, storage, how, err)
-                  : create_on_device(ops, storage, how, err);
+                  ? create_on_file(c, storage, err)
+                  : create_on_device(c->ops, storage, &c->how, err);
     rhea_storage_close(storage);
     return !ret || locked ? ret : -EBUSY;
 }
@@ -247,12 +262,11 @@ static int create_open_data(const char *path, const char *name,
 }
 
 /* All but the data file is prepared. */
-static int create_with_data(const struct rhea_format_ops *ops,
-                            const char *filename, const char *path,
-                            struct rhea_create *how, struct rhea_error *err)
+static int create_with_data(struct creation *c, const char *filename,
+                            const char *path, struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *data_path = NULL;
-    const char *name = create_data_name(ops, how);
+    const char *name = create_data_name(c->ops, &c->how);
     struct rhea_storage *data = NULL;
     bool made = false;
     int ret =
@@ -262,8 +276,8 @@ static int create_with_data(const struct rhea_format_ops *ops,
             unlink(data_path);
         return rhea_error_prefix(err, "data file"), ret;
     }
-    how->data_file = data ? data : how->data_file;
-    ret = create_write(ops, filename, how, err);
+    c->how.data_file = data ? data : c->how.data_file;
+    ret = create_write(c, filename, err);
     rhea_storage_close(data);
     if (ret && made)
         unlink(data_path);
@@ -272,17 +286,19 @@ static int create_with_data(const struct rhea_format_ops *ops,
 
 /* The path at which FILENAME makes a file, malloc'd; for what is no local file
  * it is only a name. */
-static int create_locate(const char *filename, char **path, bool *local,
+static int create_locate(struct creation *c, char **path,
                          struct rhea_error *err)
 {
-    const struct storage_driver *driver = storage_driver_of_name(filename);
+    const char *filename = c->filename;
     size_t protocol = storage_name_protocol(filename);
     if (node_name_is_json(filename))
         return rhea_error_set(err, ENOTSUP,
                               "a new image needs the name of a file, not "
                               "json:{...}");
-    *local = !protocol || driver == &storage_driver_file;
-    *path = strdup(*local ? filename + protocol : filename);
+    c->driver =
+        protocol ? storage_driver_of_name(filename) : &storage_driver_file;
+    c->local = c->driver == &storage_driver_file;
+    *path = strdup(c->local ? filename + protocol : filename);
     return *path ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
 }
 
@@ -304,12 +320,13 @@ static int create_bundle(const struct rhea_format_ops *ops, const char *path,
 
 /* Below PATH, which is all prepared. What was not there before does not stay
  * behind half made. */
-static int create_at(const struct rhea_format_ops *ops, const char *filename,
-                     const char *path, bool local, struct rhea_create *how,
+static int create_at(struct creation *c, const char *path,
                      struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *file = strdup(path);
-    bool bundle = ops->create_is_bundle && ops->create_is_bundle(how);
+    const struct rhea_format_ops *ops = c->ops;
+    bool local = c->local;
+    bool bundle = ops->create_is_bundle && ops->create_is_bundle(&c->how);
     bool folder_made = false;
     int ret = file ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
     if (!ret && bundle)
@@ -324,10 +341,10 @@ static int create_at(const struct rhea_format_ops *ops, const char *filename,
             rmdir(path);
         return ret ? ret : -ENOMEM;
     }
-    how->name = create_last_part(file);
-    how->files = &files->ops;
+    c->how.name = create_last_part(file);
+    c->how.files = &files->ops;
     bool existed = !local || access(file, F_OK) == 0;
-    ret = create_with_data(ops, bundle ? file : filename, file, how, err);
+    ret = create_with_data(c, bundle ? file : c->filename, file, err);
     if (ret && ret != -EBUSY && !existed)
         unlink(file);
     image_files_close(files, ret != 0);
@@ -341,30 +358,29 @@ int rhea_image_create(const char *filename, const char *format,
                       struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *path = NULL;
-    bool local = false;
-    const struct rhea_format_ops *ops = image_format_find(format, err);
-    if (!ops)
+    struct creation c = {.ops = image_format_find(format, err),
+                         .filename = filename,
+                         .how = *how};
+    if (!c.ops)
         return -EINVAL;
-    if (!ops->create)
+    if (!c.ops->create)
         return rhea_error_set(err, ENOTSUP, "cannot create %s images",
-                              ops->name);
-    int ret = create_locate(filename, &path, &local, err);
+                              c.ops->name);
+    int ret = create_locate(&c, &path, err);
     if (ret)
         return ret;
 
-    struct rhea_create own = *how;
-    bool prepared = true;
     RHEA_AUTO_FREE struct rhea_option *options =
         calloc(how->n_options + 1, sizeof(*options));
     if (!options)
         return rhea_error_set(err, ENOMEM, "out of memory");
     struct rhea_image *below = NULL;
-    ret = create_prepare(ops, path, &own, options, unsafe, &below, err);
+    ret = create_prepare(&c, path, options, unsafe, &below, err);
+    bool prepared = !ret;
     if (!ret)
-        ret = create_at(ops, filename, path, local, &own, err);
-    else
-        prepared = false;
+        ret = create_at(&c, path, err);
     rhea_image_close(below, NULL);
+    storage_options_finish(&c.file);
     if (ret && prepared && err && !strstr(err->text, path))
         rhea_error_prefix(err, "could not create '%s'", path);
     return ret;

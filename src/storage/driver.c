@@ -49,3 +49,11 @@ const struct storage_driver *storage_driver_of_name(const char *name)
             return storage_drivers[i];
     return NULL;
 }
+
+const struct rhea_option_help *storage_create_options(const char *filename)
+{
+    const struct storage_driver *driver = storage_name_protocol(filename)
+                                              ? storage_driver_of_name(filename)
+                                              : &storage_driver_file;
+    return driver ? driver->create_options : NULL;
+}

@@ -114,6 +114,14 @@ struct storage_driver {
     bool is_filter;
     /* New ones can be made: open() takes RHEA_FILE_CREATE. */
     bool can_create;
+    /* What can be said of a new one besides what the format takes; ends with
+     * name NULL. NULL: nothing. */
+    const struct rhea_option_help *create_options;
+    /* Heed those options for S, which is new and empty. S NULL: only look
+     * whether their values make sense. */
+    int (*prepare_new)(struct rhea_storage *s,
+                       const struct storage_options *options,
+                       struct rhea_error *err);
 };
 
 /* All drivers; ends with NULL. */
@@ -126,6 +134,8 @@ extern const struct storage_driver storage_driver_file,
 const struct storage_driver *storage_driver_find(const char *name);
 /* By "PROTOCOL:..."; NULL when there is none, or no such beginning. */
 const struct storage_driver *storage_driver_of_name(const char *name);
+/* The creation options of whatever FILENAME makes; NULL: none. */
+const struct rhea_option_help *storage_create_options(const char *filename);
 /* The length of "PROTOCOL:" in front, 0 where there is none: no colon stands
  * before the first slash. */
 size_t storage_name_protocol(const char *name);

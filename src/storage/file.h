@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* The parts of the file storage: file.c opens, reads and writes; file_space.c
  * resizes, reserves and zeroes; file_direct.c goes past the page cache;
- * file_lock.c shares the file with QEMU; file_driver.c
- * reads options. */
+ * file_lock.c shares the file with QEMU; file_create.c
+ * asks the file system for what a new file is to be like; file_driver.c reads
+ * options. */
 #ifndef RHEA_STORAGE_FILE_H
 #define RHEA_STORAGE_FILE_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "storage/driver.h"
 #include "storage/internal.h"
 
 /* Ways of fallocate that a file system may lack. */
@@ -62,6 +64,11 @@ int file_allocate(struct rhea_storage *s, uint64_t offset, uint64_t len,
                   struct rhea_error *err);
 int file_extent(struct rhea_storage *s, uint64_t offset, uint64_t len,
                 bool *hole, uint64_t *run, struct rhea_error *err);
+
+/* For struct storage_driver. */
+extern const struct rhea_option_help file_create_options[];
+int file_prepare_new(struct rhea_storage *s, const struct storage_options *o,
+                     struct rhea_error *err);
 
 int file_lock(struct rhea_storage *s, unsigned perm, unsigned shared,
               struct rhea_error *err);

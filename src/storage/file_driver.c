@@ -125,6 +125,8 @@ const struct storage_driver storage_driver_file = {
     .open = driver_open_file,
     .plain_name = driver_plain_name,
     .can_create = true,
+    .create_options = file_create_options,
+    .prepare_new = file_prepare_new,
 };
 
 const struct storage_driver storage_driver_host_device = {

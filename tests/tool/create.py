@@ -38,6 +38,7 @@ class Create(tool.Case):
             return None
         info = tool.qemu('info', '--output=json', 'new')
         found = tool.without(info.json, ('actual-size',))
+        found['length'] = os.path.getsize('new')
         if found['format'] != 'raw' and found.get(
                 'backing-filename') != 'none':
             self.sound('new', found['format'])
@@ -125,6 +126,8 @@ class Create(tool.Case):
                      ('-f', 'qed', '-o', 'table_size=3', 'new', '1M'),
                      ('-f', 'qed', '-o', 'cluster_size=2k', 'new', '1M'),
                      ('-f', 'raw', '-o', 'preallocation=much', 'new', '1M'),
+                     ('-f', 'raw', '-o', 'nocow=perhaps', 'new', '1M'),
+                     ('-f', 'qed', '-o', 'extent_size_hint=4G', 'new', '1M'),
                      ('-f', 'raw', '-b', 'tool', '-F', 'raw', 'new', '1M'),
                      ('-f', 'qcow2', '-F', 'raw', 'new', '1M'),
                      ('-f', 'qcow2', '-b', 'new', '-F', 'raw', 'new', '1M'),
@@ -152,6 +155,45 @@ class Create(tool.Case):
             self.fails(tool.rhea('create', '-f', 'qed', 'new', '1M'),
                        says='in use')
         self.assertEqual(contents('new'), before)
+
+    def test_options_of_the_file(self):
+        for fmt in ('raw', 'qcow2', 'qed'):
+            for options in ('extent_size_hint=0', 'extent_size_hint=64k',
+                            'nocow=on', 'nocow=off,extent_size_hint=0'):
+                with self.subTest(format=fmt, options=options):
+                    ours, theirs = self.both('-f', fmt, '-o', options, 'new',
+                                             '3M')
+                    self.assertEqual(sorted(ours.out.split()),
+                                     sorted(theirs.out.split()))
+        self.rhea('create', '-q', 'disk', '1M')
+        self.rhea('convert', '-O', 'qcow2', '-o', 'nocow=on', 'disk', 'new')
+        self.assertEqual(
+            self.rhea('measure', '-O', 'qcow2', '-o', 'nocow=on', 'disk').out,
+            self.rhea('measure', '-O', 'qcow2', 'disk').out)
+        self.fails(tool.rhea('create', '-f', 'qcow2', '-o', 'nocow=on',
+                             'nbd://localhost:1/', '1M'), says='nocow')
+
+    def test_help_names_the_options_of_a_file_that_is_named(self):
+        for command in (('create', '-f', 'qcow2'), ('convert', '-O', 'qcow2',
+                                                    'source')):
+            self.assertRegex(self.rhea(*command, '-o', 'help', 'new').out,
+                             r'(?s)^Supported options:\n.*\n  nocow=')
+            self.assertNotIn('nocow=',
+                             self.rhea(*command[:3], '-o', 'help').out)
+
+    def test_preallocation_fills_a_data_file_that_is_there(self):
+        kept = b'kept' * 1024
+        for mode in ('falloc', 'full'):
+            with open('data', 'wb') as f:
+                f.truncate(8 * tool.MIB)
+                f.write(kept)
+            self.rhea('create', '-q', '-f', 'qcow2', '-o', 'data_file=data,'
+                      f'data_file_raw=on,preallocation={mode}', 'new', '6M')
+            data = contents('data')
+            self.assertEqual((data[:len(kept)], len(data)),
+                             (kept, 8 * tool.MIB))
+            self.assertGreaterEqual(os.stat('data').st_blocks * 512,
+                                    6 * tool.MIB)
 
     def test_help_for_options(self):
         for fmt in ('raw', 'qcow2', 'qed'):

@@ -72,9 +72,11 @@ const char *tool_options_get(const struct tool_options *o, const char *name);
 /* The same, and take it out; malloc'd. */
 char *tool_options_take(struct tool_options *o, const char *name);
 void tool_options_finish(struct tool_options *o);
-/* What `-o help` prints: a format's creation options, or those of them that
- * ONLY names (ends with NULL). Returns the exit code. */
-int tool_options_help(const char *format, const char *const *only);
+/* What `-o help` prints: a format's creation options and, where FILENAME is not
+ * NULL, those of the file; or those of them that ONLY names (ends with NULL).
+ * Returns the exit code. */
+int tool_options_help(const char *format, const char *filename,
+                      const char *const *only);
 /* The same of `amend -o help`. */
 int tool_options_help_amend(const char *format);
 

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "common/common.h"
 #include "format/option.h"
+#include "storage/driver.h"
 
 int tool_get_size(const char *what, const char *text, uint64_t *size)
 {
@@ -186,31 +187,40 @@ static bool options_named(const char *const *names, const char *name)
     return false;
 }
 
-static int options_print(const struct rhea_option_help *help,
-                         const char *const *only)
+/* A list of options while it is put together. */
+struct options_list {
+    struct rhea_option_help items[64];
+    size_t n;
+};
+
+static void options_add(struct options_list *list,
+                        const struct rhea_option_help *o,
+                        const char *const *only)
 {
-    const struct rhea_option_help *o;
-    struct rhea_option_help list[64];
-    size_t n = 0, i;
-
-    for (o = help; o && o->name; o++) {
-        if (n < RHEA_ARRAY_SIZE(list) &&
+    for (; o && o->name; o++) {
+        if (list->n < RHEA_ARRAY_SIZE(list->items) &&
             (!only || options_named(only, o->name)))
-            list[n++] = *o;
+            list->items[list->n++] = *o;
     }
-    qsort(list, n, sizeof(list[0]), options_compare);
-    for (i = 0; i < n; i++) {
-        char head[64];
-
-        snprintf(head, sizeof(head), "  %s=<%s>", list[i].name, list[i].type);
-        printf("%-24s - %s\n", head, list[i].text);
-    }
-    return tool_finish_output(0, 1);
 }
 
-int tool_options_help(const char *format, const char *const *only)
+static void options_print(struct options_list *list)
+{
+    qsort(list->items, list->n, sizeof(list->items[0]), options_compare);
+    for (size_t i = 0; i < list->n; i++) {
+        const struct rhea_option_help *o = &list->items[i];
+        char head[64];
+
+        snprintf(head, sizeof(head), "  %s=<%s>", o->name, o->type);
+        printf("%-24s - %s\n", head, o->text);
+    }
+}
+
+int tool_options_help(const char *format, const char *filename,
+                      const char *const *only)
 {
     const struct rhea_format_ops *ops = rhea_format_find(format);
+    struct options_list list = {.n = 0};
 
     if (!ops || !ops->create) {
         tool_error(ops ? "%s images cannot be created"
@@ -218,13 +228,24 @@ int tool_options_help(const char *format, const char *const *only)
                    format);
         return 1;
     }
-    printf("Supported %s options:\n", ops->name);
-    return options_print(ops->create_options, only);
+    options_add(&list, ops->create_options, only);
+    if (filename) {
+        options_add(&list, storage_create_options(filename), only);
+        printf("Supported options:\n");
+    } else {
+        printf("Supported %s options:\n", ops->name);
+    }
+    options_print(&list);
+    if (!filename && !only)
+        printf("\nFiles have options of their own: name the file to see these "
+               "too.\n");
+    return tool_finish_output(0, 1);
 }
 
 int tool_options_help_amend(const char *format)
 {
     const struct rhea_format_ops *ops = rhea_format_find(format);
+    struct options_list list = {.n = 0};
 
     if (!ops || !ops->amend) {
         tool_error(ops ? "options of %s images cannot be changed"
@@ -233,5 +254,7 @@ int tool_options_help_amend(const char *format)
         return 1;
     }
     printf("Amend options for '%s':\n", ops->name);
-    return options_print(ops->amend_options, NULL);
+    options_add(&list, ops->amend_options, NULL);
+    options_print(&list);
+    return tool_finish_output(0, 1);
 }

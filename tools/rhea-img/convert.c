@@ -489,6 +489,7 @@ static int convert_parse(struct convert_arguments *a, int argc, char **argv)
     }
     if (a->options.help)
         return tool_options_help(a->target_format ? a->target_format : "raw",
+                                 argc - optind > 1 ? argv[argc - 1] : NULL,
                                  NULL);
     if (argc - optind < 2)
         return tool_usage(&tool_convert,

@@ -175,7 +175,7 @@ static int inplace_parse(struct inplace_arguments *a, int argc, char **argv)
     if (code >= 0)
         return code;
     if (a->options.help)
-        return tool_options_help(a->how.target_format, kept);
+        return tool_options_help(a->how.target_format, NULL, kept);
     if (optind != argc - 1)
         return tool_usage(&tool_convert_inplace,
                           "convert-inplace: exactly one file is needed");

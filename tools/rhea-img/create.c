@@ -82,6 +82,7 @@ static void create_print_word(const struct create_word *word, const char *value)
 static void create_announce(const struct create_arguments *a)
 {
     const struct create_word *words = create_words(a->format), *word;
+    const struct rhea_option_help *file = storage_create_options(a->filename);
     size_t i;
 
     printf("Formatting '%s', fmt=%s", a->filename, a->format);
@@ -100,8 +101,9 @@ static void create_announce(const struct create_arguments *a)
             create_print_word(word, value);
     }
     for (i = 0; i < a->options.n; i++) {
-        const struct create_word given = {a->options.items[i].name, NULL,
-                                          false};
+        const char *name = a->options.items[i].name;
+        const struct create_word given = {
+            name, NULL, option_is_listed(file, name) && strcmp(name, "nocow")};
 
         for (word = words; word->name; word++) {
             if (!strcmp(word->name, given.name))
@@ -146,18 +148,17 @@ static int create_sort_options(struct create_arguments *a)
 static int create_check_options(const struct create_arguments *a,
                                 const struct rhea_format_ops *ops)
 {
-    const struct rhea_option_help *known;
+    const struct rhea_option_help *file = storage_create_options(a->filename);
     size_t i;
 
     for (i = 0; i < a->options.n; i++) {
-        for (known = ops->create_options; known && known->name; known++) {
-            if (!strcmp(known->name, a->options.items[i].name))
-                break;
-        }
-        if (known && known->name)
+        const char *name = a->options.items[i].name;
+
+        if (option_is_listed(ops->create_options, name) ||
+            option_is_listed(file, name))
             continue;
         tool_error("%s: %s images have no option '%s'", a->filename, ops->name,
-                   a->options.items[i].name);
+                   name);
         return -EINVAL;
     }
     return 0;
@@ -312,7 +313,8 @@ static int create_parse(struct create_arguments *a, int argc, char **argv)
         }
     }
     if (a->options.help)
-        return tool_options_help(a->format, NULL);
+        return tool_options_help(a->format, optind < argc ? argv[optind] : NULL,
+                                 NULL);
     if (optind >= argc)
         return tool_usage(&tool_create, "create: which file?");
     a->filename = argv[optind++];

@@ -152,7 +152,7 @@ static int measure_parse(struct measure_arguments *a, int argc, char **argv)
             return code;
     }
     if (a->options.help)
-        return tool_options_help(a->format, NULL);
+        return tool_options_help(a->format, NULL, NULL);
     if (argc - optind > 1)
         return tool_usage(&tool_measure,
                           "measure: '%s' is one argument too many",

@@ -102,12 +102,11 @@ static int amend_parse_one(struct amend *a, const struct rhea_option *o,
         goto unknown;
     return 0;
 unknown:
-    for (const struct rhea_option_help *h = qcow2_create_options; h->name; h++)
-        if (!strcmp(h->name, o->name))
-            return rhea_error_set(err, ENOTSUP,
-                                  "option %s takes effect only when an image "
-                                  "is created",
-                                  o->name);
+    if (option_is_listed(qcow2_create_options, o->name))
+        return rhea_error_set(err, ENOTSUP,
+                              "option %s takes effect only when an image is "
+                              "created",
+                              o->name);
     return option_unknown(o, "qcow2", err);
 }
 

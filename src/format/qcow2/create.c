@@ -313,12 +313,20 @@ static int create_lay_out(struct create *c, struct rhea_error *err)
     return 0;
 }
 
-/* A table of N words, FIRST, FIRST + STEP, ..., over whole clusters. */
+/* Where the file ends: as with QEMU, right behind the L1 table where that is
+ * all there is, so that its last cluster is not whole. */
+static uint64_t create_file_end(const struct create *c)
+{
+    if (c->end == c->l1_at + c->l1 && c->l1)
+        return c->q.l1_offset + c->q.l1_size * 8ULL;
+    return c->end << c->q.cluster_bits;
+}
+
+/* A table of N words, FIRST, FIRST + STEP, ..., over SIZE bytes. */
 static int create_write_words(struct create *c, struct rhea_storage *s,
-                              uint64_t at, uint64_t clusters, uint64_t n,
+                              uint64_t at, size_t size, uint64_t n,
                               uint64_t first, struct rhea_error *err)
 {
-    size_t size = clusters << c->q.cluster_bits;
     RHEA_AUTO_FREE uint8_t *table = calloc(1, size + !size);
 
     if (!table)
@@ -397,11 +405,33 @@ static int create_set_end(struct rhea_storage *s, uint64_t end,
     return rhea_storage_truncate(s, end, err);
 }
 
+/* Zeroes are written to the data file up to END, where nothing is. */
+static int create_fill_data_file(struct create *c, uint64_t size, uint64_t end,
+                                 struct rhea_error *err)
+{
+    RHEA_AUTO_FREE uint8_t *zero = calloc(1, CREATE_PIECE);
+    uint64_t at = 0, run;
+    int r = 0;
+
+    if (!zero)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    for (; r == 0 && at < end; at += run) {
+        bool hole = true;
+
+        run = RHEA_MIN(CREATE_PIECE, end - at);
+        if (at < size)
+            r = rhea_storage_extent(c->data_file, at, RHEA_MIN(run, size - at),
+                                    &hole, &run, err);
+        if (r == 0 && hole)
+            r = rhea_storage_write(c->data_file, zero, run, at, err);
+    }
+    return r;
+}
+
 /* The data file as long as the guest's disk; what it holds stays. */
 static int create_grow_data_file(struct create *c, struct rhea_error *err)
 {
     uint64_t size, end = c->q.f.size;
-    RHEA_AUTO_FREE uint8_t *zero = NULL;
     int r;
 
     if (!c->data_file)
@@ -410,17 +440,14 @@ static int create_grow_data_file(struct create *c, struct rhea_error *err)
                    : 0;
     r = rhea_storage_size(c->data_file, &size, err);
     c->data_used = size > 0;
-    if (r < 0 || size >= end)
+    if (r < 0 || end == 0)
         return r;
     if (c->preallocation == CREATE_FALLOC)
-        r = rhea_storage_allocate(c->data_file, size, end - size, err);
-    else if (c->preallocation != CREATE_FULL)
+        r = rhea_storage_allocate(c->data_file, 0, end, err);
+    else if (c->preallocation == CREATE_FULL)
+        r = create_fill_data_file(c, size, end, err);
+    else if (size < end)
         r = rhea_storage_truncate(c->data_file, end, err);
-    else if (!(zero = calloc(1, CREATE_PIECE)))
-        r = rhea_error_set(err, ENOMEM, "out of memory");
-    for (uint64_t at = size; zero && r == 0 && at < end; at += CREATE_PIECE)
-        r = rhea_storage_write(c->data_file, zero,
-                               RHEA_MIN(CREATE_PIECE, end - at), at, err);
     return r < 0 ? r : rhea_storage_flush(c->data_file, err);
 }
 
@@ -428,7 +455,7 @@ static int create_write_data(struct create *c, struct rhea_storage *s,
                              struct rhea_error *err)
 {
     uint64_t at = c->data_at << c->q.cluster_bits;
-    uint64_t end = c->end << c->q.cluster_bits, piece = CREATE_PIECE;
+    uint64_t end = create_file_end(c), piece = CREATE_PIECE;
     RHEA_AUTO_FREE uint8_t *zero = NULL;
     int r = 0;
 
@@ -459,12 +486,12 @@ static int create_write(struct create *c, struct rhea_storage *s,
     if (r == 0)
         r = create_write_data(c, s, err);
     if (r == 0)
-        r = create_write_words(c, s, c->table_at, c->table, c->blocks,
-                               c->blocks_at << q->cluster_bits, err);
+        r = create_write_words(c, s, c->table_at, c->table << q->cluster_bits,
+                               c->blocks, c->blocks_at << q->cluster_bits, err);
     if (r == 0)
         r = create_write_blocks(c, s, err);
     if (r == 0)
-        r = create_write_words(c, s, c->l1_at, c->l1, c->l2,
+        r = create_write_words(c, s, c->l1_at, q->l1_size * 8ULL, c->l2,
                                (c->l2_at << q->cluster_bits) | QCOW2_COPIED,
                                err);
     if (r == 0)
