@@ -125,6 +125,8 @@ class IoTest(tool.Case):
         self.same('qcow2', 'write -c 0 64k', 'write -c -P 3 64k 128k',
                   'read -P 3 64k 128k', 'write 70k 1k', 'map', code=0)
         self.same('qcow2', 'write -c 512 64k', code=1)
+        self.same('qcow2', 'write -c -z 64k 64k', 'read -P 0 64k 64k', 'map',
+                  code=0)
 
     def test_compressed_is_not_for_all(self):
         for fmt in ('qed', 'raw'):
@@ -206,6 +208,36 @@ class IoTest(tool.Case):
         self.same('qcow2', 'write -P 9 0 64k', 'reopen -r', 'write -P 1 0 1',
                   'read -P 9 0 1', 'reopen -w', 'write -P 2 0 1',
                   'read -P 2 0 1', code=1)
+
+    def test_reopening_with_options(self):
+        for command in ('reopen -o lazy-refcounts=on', 'reopen -o driver=qcow2',
+                        'reopen -o driver=raw', 'reopen -r -o read-only=on',
+                        'reopen -c none -o cache.direct=on', 'reopen -c none',
+                        'reopen -o overlap-check=maybe', 'reopen -o nonsense=1',
+                        'reopen -o backing=none'):
+            with self.subTest(command=command):
+                self.fresh()
+                self.same('qcow2', command, 'write 0 4k', 'read -P 0xcd 0 4k')
+
+    def test_reopening_keeps_how_the_image_was_named(self):
+        """A raw image that looks like another stays raw, and a list of
+        options is no file name."""
+        path = self.image('qcow2')
+        r = self.run_io(IO, path, 'reopen -r -o cache.no-flush=on', 'length',
+                        fmt='raw')
+        self.assertEqual((r.code, r.err), (0, ''), str(r))
+        self.assertNotIn('4 MiB', r.out)
+        r = self.run_io(IO, f'driver=qcow2,file.filename={path}',
+                        'reopen -r -o lazy-refcounts=on', 'length',
+                        options=('--image-opts',))
+        self.assertEqual((r.code, r.out, r.err), (0, '4 MiB\n', ''), str(r))
+
+    def test_what_truncate_adds_hides_the_backing_file(self):
+        self.qemu('create', '-q', '-f', 'raw', 'base', '2M')
+        tool.pattern('base', 0, 2 << 20, 1)
+        self.same('qcow2', 'truncate 3M', 'length', 'map',
+                  'read -P 0 1M 2M', size='1M', code=0,
+                  create=('-b', 'base', '-F', 'raw'))
 
     def test_commands_from_standard_input(self):
         self.every_format(stdin='write 0 4k\n\n  read  -P 0xcd 0 4k\nfoo\n'

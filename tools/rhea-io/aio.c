@@ -299,7 +299,7 @@ static int aio_flush_run(struct io *io, int argc, char **argv)
 const struct io_command io_aio_read = {
     .name = "aio_read",
     .run = aio_read_run,
-    .min = 1,
+    .min = 2,
     .max = -1,
     .flags = IO_BACKGROUND,
     .args = "[-Ciqrv] [-P pattern] off len [len..]",
@@ -317,7 +317,7 @@ const struct io_command io_aio_read = {
 const struct io_command io_aio_write = {
     .name = "aio_write",
     .run = aio_write_run,
-    .min = 1,
+    .min = 2,
     .max = -1,
     .flags = IO_WRITES | IO_BACKGROUND,
     .args = "[-Cfiqruz] [-P pattern] off len [len..]",

@@ -20,25 +20,43 @@ static unsigned file_flags(const struct io_how *how)
            (how->no_lock ? RHEA_IMAGE_NO_LOCK : 0);
 }
 
-/* NAME and options. */
+/* All that is said of the image but its name. */
+static int file_options(const struct io_how *how, struct tool_options *all)
+{
+    int ret = 0;
+
+    if (how->image_opts)
+        ret = tool_options_add_first(all, how->name, "file");
+    if (how->format)
+        tool_options_set(all, "driver", how->format);
+    for (size_t i = 0; i < how->options.n; i++)
+        tool_options_set(all, how->options.items[i].name,
+                         how->options.items[i].value);
+    return ret;
+}
+
 static int file_open_options(const struct io_how *how,
                              struct rhea_image **image)
 {
     bool direct = false, unsafe = false;
+    struct tool_options all = {.n = 0};
     struct rhea_error err;
     int ret = 0;
 
     if (how->cache)
         ret = tool_get_cache(how->cache, &direct, &unsafe);
-    if (ret < 0)
-        return ret;
-    ret = rhea_image_open_named(
-        image, how->name, how->options.items, how->options.n,
-        file_flags(how) | (direct ? RHEA_IMAGE_DIRECT : 0) |
-            (unsafe ? RHEA_IMAGE_NO_FLUSH : 0),
-        &err);
-    if (ret < 0)
-        tool_fail(how->name ? how->name : "the image", &err, 1);
+    if (ret == 0)
+        ret = file_options(how, &all);
+    if (ret == 0) {
+        ret = rhea_image_open_named(
+            image, how->image_opts ? NULL : how->name, all.items, all.n,
+            file_flags(how) | (direct ? RHEA_IMAGE_DIRECT : 0) |
+                (unsafe ? RHEA_IMAGE_NO_FLUSH : 0),
+            &err);
+        if (ret < 0)
+            tool_fail(how->name ? how->name : "the image", &err, 1);
+    }
+    tool_options_finish(&all);
     return ret;
 }
 
@@ -241,16 +259,43 @@ static void how_copy(struct io_how *to, const struct io_how *from)
                          from->options.items[i].value);
 }
 
-static int reopen_options(struct io_how *how, int argc, char **argv)
+/* What -o cannot change while the image stays the same, or says twice. */
+static int reopen_check(const struct io *io, const struct tool_options *given,
+                        bool mode, bool cache)
 {
-    bool mode = false;
+    const char *driver = tool_options_get(given, "driver");
+
+    if (driver && strcmp(driver, rhea_image_driver(io->image))) {
+        tool_error("'%s' is open as %s, which `reopen` cannot change",
+                   rhea_image_filename(io->image),
+                   rhea_image_driver(io->image));
+        return -EINVAL;
+    }
+    if (mode && tool_options_get(given, "read-only")) {
+        tool_error("-r and -w exclude the option read-only");
+        return -EINVAL;
+    }
+    for (size_t i = 0; cache && i < given->n; i++) {
+        if (strncmp(given->items[i].name, "cache.", 6))
+            continue;
+        tool_error("-c excludes the option %s", given->items[i].name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int reopen_parse(const struct io *io, struct io_how *how,
+                        struct tool_options *given, int argc, char **argv)
+{
+    bool mode = false, cache = false;
     int c, ret = 0;
 
     while (ret == 0 && (c = getopt(argc, argv, "c:o:rw")) != -1) {
         if (c == 'c') {
             ret = io_how_option(how, 't', optarg);
+            cache = true;
         } else if (c == 'o') {
-            ret = tool_options_add(&how->options, optarg);
+            ret = tool_options_add(given, optarg);
         } else if ((c == 'r' || c == 'w') && mode) {
             tool_error("only one of -r and -w can be asked for");
             ret = -EINVAL;
@@ -263,6 +308,19 @@ static int reopen_options(struct io_how *how, int argc, char **argv)
     }
     if (ret == 0 && optind != argc)
         ret = io_usage(&io_reopen);
+    return ret ? ret : reopen_check(io, given, mode, cache);
+}
+
+static int reopen_options(const struct io *io, struct io_how *how, int argc,
+                          char **argv)
+{
+    struct tool_options given = {.n = 0};
+    int ret = reopen_parse(io, how, &given, argc, argv);
+
+    for (size_t i = 0; ret == 0 && i < given.n; i++)
+        tool_options_set(&how->options, given.items[i].name,
+                         given.items[i].value);
+    tool_options_finish(&given);
     return ret;
 }
 
@@ -277,7 +335,7 @@ static int reopen_run(struct io *io, int argc, char **argv)
 
     how_copy(&old, &io->how);
     how_copy(&how, &io->how);
-    ret = reopen_options(&how, argc, argv);
+    ret = reopen_options(io, &how, argc, argv);
     if (ret == 0 && how.snapshot) {
         tool_error("what was written since -s would be lost");
         ret = -EINVAL;

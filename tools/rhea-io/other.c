@@ -19,7 +19,6 @@ static int flush_run(struct io *io, int argc, char **argv)
 
 static int truncate_run(struct io *io, int argc, char **argv)
 {
-    struct rhea_format *f = rhea_image_format(io->image);
     struct rhea_resize how = {.shrink = true};
     struct rhea_error err;
     int c, ret;
@@ -34,11 +33,7 @@ static int truncate_run(struct io *io, int argc, char **argv)
     ret = io_size(argv[optind], &how.size);
     if (ret < 0)
         return ret;
-    if (!f->ops->resize)
-        ret = rhea_error_set(&err, ENOTSUP, "%s images cannot be resized",
-                             f->ops->name);
-    else
-        ret = f->ops->resize(f, &how, &err);
+    ret = rhea_image_resize(io->image, &how, &err);
     if (ret < 0)
         tool_fail(rhea_image_filename(io->image), &err, 1);
     return ret;

@@ -85,10 +85,11 @@ static int write_buffer(struct io *io, const struct write_arguments *a,
 
     if (a->vm_state)
         return io_vm_state_write(io, buf, r->count, r->offset, err);
-    if (a->compressed)
-        return io_write_compressed(io, buf, r->count, r->offset, err);
+    /* Zeroes take no space that compressing them could save. */
     if (a->zeroes)
         return io_write_zeroes(io, r->offset, r->count, a->flags, err);
+    if (a->compressed)
+        return io_write_compressed(io, buf, r->count, r->offset, err);
     return io_write(io, buf, r->count, r->offset, a->flags, err);
 }
 
