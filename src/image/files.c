@@ -22,7 +22,7 @@
 #include "image/internal.h"
 
 enum {
-    FILES_MAX = 4096,       /* that one image may be made of */
+    FILES_MAX = 4096,        /* that one image may be made of */
     FILES_SEARCH_MAX = 8192, /* that are looked at in one folder */
 };
 
@@ -61,9 +61,8 @@ static bool files_is_local(const struct image_files *files)
 }
 
 /* Whether PATH, links followed, is in the image's folder or below. */
-static int files_check_inside(const struct image_files *files,
-                              const char *path, const char *name,
-                              struct rhea_error *err)
+static int files_check_inside(const struct image_files *files, const char *path,
+                              const char *name, struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *start = files_path(files, ".");
     RHEA_AUTO_FREE char *folder = start ? realpath(start, NULL) : NULL;
@@ -94,9 +93,8 @@ static int files_check_name(const struct image_files *files, const char *name,
                               "the image without a folder",
                               name);
     if (files->n_opened >= FILES_MAX)
-        return rhea_error_set(err, EMFILE,
-                              "the image is made of more than %d files",
-                              FILES_MAX);
+        return rhea_error_set(
+            err, EMFILE, "the image is made of more than %d files", FILES_MAX);
     return 0;
 }
 
@@ -157,8 +155,7 @@ static int files_open(void *opaque, const char *name, bool write,
 static int files_note_made(struct image_files *files, const char *path,
                            struct rhea_error *err)
 {
-    char **made =
-        reallocarray(files->made, files->n_made + 1, sizeof(char *));
+    char **made = reallocarray(files->made, files->n_made + 1, sizeof(char *));
     char *copy = strdup(path);
     if (made)
         files->made = made;
@@ -198,14 +195,16 @@ static int files_create(void *opaque, const char *name,
 
 static bool parent_is_foreign(const char *name)
 {
-    return strchr(name, '\\') || (isalpha((unsigned char)name[0]) &&
-                                  name[1] == ':' && name[2]);
+    return strchr(name, '\\') ||
+           (isalpha((unsigned char)name[0]) && name[1] == ':' && name[2]);
 }
 
-/* The path of "file://HOST/PATH", which is percent-encoded; NULL: it is none. */
+/* The path of "file://HOST/PATH", which is percent-encoded; NULL: it is none.
+ */
 static char *parent_of_url(const char *url)
 {
-    const char *p = strncmp(url, "file://", 7) == 0 ? strchr(url + 7, '/') : NULL;
+    const char *p =
+        strncmp(url, "file://", 7) == 0 ? strchr(url + 7, '/') : NULL;
     char *path = p ? malloc(strlen(p) + 1) : NULL;
     size_t n = 0;
     for (; path && *p; p++) {
@@ -334,7 +333,8 @@ static int search_try(const struct files_search *s, const char *path)
     struct stat st, own;
     if (stat(path, &st) || !S_ISREG(st.st_mode))
         return 0;
-    if (stat(s->files->beside, &own) == 0 && own.st_dev == st.st_dev && own.st_ino == st.st_ino)
+    if (stat(s->files->beside, &own) == 0 && own.st_dev == st.st_dev &&
+        own.st_ino == st.st_ino)
         return 0;
     if (rhea_file_open(&storage, path, 0, NULL))
         return 0;
@@ -412,9 +412,9 @@ struct image_files *image_files_new(const char *beside, unsigned flags,
         rhea_error_set(err, ENOMEM, "out of memory");
         return NULL;
     }
-    files->flags = flags & (RHEA_IMAGE_WRITE | RHEA_IMAGE_NO_LOCK |
-                            RHEA_IMAGE_EXCLUSIVE | RHEA_IMAGE_DIRECT |
-                            RHEA_IMAGE_NO_FLUSH);
+    files->flags =
+        flags & (RHEA_IMAGE_WRITE | RHEA_IMAGE_NO_LOCK | RHEA_IMAGE_EXCLUSIVE |
+                 RHEA_IMAGE_DIRECT | RHEA_IMAGE_NO_FLUSH);
     files->ops = (struct rhea_files){
         .open = files_open,
         .create = files_create,

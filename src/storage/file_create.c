@@ -48,10 +48,9 @@ int file_prepare_new(struct rhea_storage *s, const struct storage_options *o,
     if (!ret)
         ret = storage_options_bool(o, "nocow", &nocow, err);
     if (!ret && hint > UINT32_MAX)
-        ret = rhea_error_set(err, EINVAL,
-                             "option extent_size_hint is at most %" PRIu32
-                             " bytes",
-                             UINT32_MAX);
+        ret = rhea_error_set(
+            err, EINVAL, "option extent_size_hint is at most %" PRIu32 " bytes",
+            UINT32_MAX);
     if (ret || !s)
         return ret;
     int fd = ((const struct file *)s)->fd;

@@ -130,6 +130,12 @@ class Convert(tool.Case):
         self.qemu_io('top', 'qcow2', 'write -P 8 1500k 100k',
                      'write -P 9 29M 1M', 'write -z 9M 1M')
 
+    def test_a_backing_format_needs_a_backing_file(self):
+        for program in (tool.rhea, tool.qemu):
+            r = program('convert', '-O', 'qcow2', '-F', 'raw', 'a', 'b')
+            self.assertEqual(r.code, 1, str(r))
+            self.assertFalse(os.path.exists('b'))
+
     def test_B_copies_what_the_backing_file_lacks(self):
         self.chain()
         shutil.copy('middle', 'elsewhere')

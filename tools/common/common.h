@@ -17,6 +17,8 @@
  * called as QEMU's of the same purpose is calls itself that. */
 extern const char *tool_name;
 void tool_set_name(const char *argv0, const char *own, const char *qemu);
+/* "rhea-img 0.1.0", or the same as QEMU's program says it. */
+void tool_print_version(void);
 /* "rhea-img: <fmt>\n" */
 void tool_error(const char *fmt, ...) RHEA_PRINTF(1, 2);
 void tool_error_list(const char *fmt, va_list ap) RHEA_PRINTF(1, 0);

@@ -3,6 +3,10 @@
 #include "common/common.h"
 
 const char *tool_name = "rhea";
+static const char *tool_own_name = "rhea";
+
+/* The version of QEMU's programs whose options these take. */
+#define QEMU_VERSION "7.2.0"
 
 void tool_set_name(const char *argv0, const char *own, const char *qemu)
 {
@@ -10,6 +14,17 @@ void tool_set_name(const char *argv0, const char *own, const char *qemu)
     const char *base = slash ? slash + 1 : argv0;
 
     tool_name = base && !strcmp(base, qemu) ? qemu : own;
+    tool_own_name = own;
+}
+
+void tool_print_version(void)
+{
+    /* Scripts look for "qemu-img version 7.2.0", to know what it can do. */
+    if (tool_name != tool_own_name)
+        printf("%s version %s (%s %s)\n", tool_name, QEMU_VERSION,
+               tool_own_name, rhea_version());
+    else
+        printf("%s %s\n", tool_name, rhea_version());
 }
 
 void tool_error_list(const char *fmt, va_list ap)

@@ -276,7 +276,9 @@ const struct tool_command tool_check = {
     .name = "check",
     .summary = "Check an image for leaks and corruption, and repair it",
     .usage = "[-q] [-f FORMAT] [--output=human|json] [-r leaks|all]\n"
-             "                      [-T CACHE] [-U] [-p] FILE",
+             "                      [-T CACHE] [-U] [-p] [--object OBJECT] "
+             "[--image-opts]\n"
+             "                      FILE",
     .help =
         "  -f, --format=FORMAT      of the image; else it is found out\n"
         "      --output=human|json  how the result is printed\n"

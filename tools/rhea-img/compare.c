@@ -294,7 +294,9 @@ static int compare_run_command(int argc, char **argv)
 const struct tool_command tool_compare = {
     .name = "compare",
     .summary = "Tell whether two images have the same contents",
-    .usage = "[-f FORMAT] [-F FORMAT] [-T CACHE] [-p] [-q] [-s] [-U] FILE FILE",
+    .usage = "[-f FORMAT] [-F FORMAT] [-T CACHE] [-p] [-q] [-s] [-U]\n"
+             "                        [--object OBJECT] [--image-opts] FILE "
+             "FILE",
     .help =
         "  -f FORMAT          of the first image; else it is found out\n"
         "  -F FORMAT          of the second image\n"

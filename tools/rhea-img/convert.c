@@ -315,6 +315,10 @@ static int convert_check(const struct convert_arguments *a)
         tool_error("a backing file is given, but not its format: say -F");
         return 1;
     }
+    if (a->backing_format && !a->backing_file && !a->keep_target) {
+        tool_error("a backing format is given, but no backing file: say -B");
+        return 1;
+    }
     if (a->snapshot && a->n_sources > 1) {
         tool_error("-l speaks of one source, and there are several");
         return 1;
@@ -532,12 +536,14 @@ const struct tool_command tool_convert = {
     .summary = "Copy images into a new one, of another format perhaps",
     .usage =
         "[-f FORMAT] [-O FORMAT] [-o OPTIONS] [-B BACKING_FILE -F FORMAT]\n"
-        "                        [-c] [-p] [-q] [-n] [-C] [-W] [-U] [-S SIZE] "
-        "[-m THREADS]\n"
-        "                        [-r RATE] [-t CACHE] [-T CACHE] "
+        "                        [-l SNAPSHOT] [-c] [-p] [-q] [-n] [-C] [-W] "
+        "[-U] [-S SIZE]\n"
+        "                        [-m THREADS] [-r RATE] [-t CACHE] [-T CACHE] "
         "[--target-is-zero]\n"
         "                        [--salvage] [--bitmaps "
         "[--skip-broken-bitmaps]]\n"
+        "                        [--object OBJECT] [--image-opts] "
+        "[--target-image-opts]\n"
         "                        SOURCE... TARGET",
     .help =
         "  -f FORMAT          of the sources; else it is found out\n"

@@ -344,7 +344,8 @@ const struct tool_command tool_create = {
     .name = "create",
     .summary = "Create an empty image",
     .usage = "[-q] [-f FORMAT] [-b BACKING_FILE -F BACKING_FORMAT] [-u]\n"
-             "                       [-o OPTIONS] FILE [SIZE]",
+             "                       [-o OPTIONS] [--object OBJECT] FILE "
+             "[SIZE]",
     .help = "  -f FORMAT  of the new image (raw)\n"
             "  -b FILE    its backing file; SIZE may then be left out\n"
             "  -F FORMAT  of the backing file\n"

@@ -344,7 +344,8 @@ static int info_run(int argc, char **argv)
 const struct tool_command tool_info = {
     .name = "info",
     .summary = "Tell what an image is",
-    .usage = "[-f FORMAT] [--output=human|json] [--backing-chain] [-U] FILE",
+    .usage = "[-f FORMAT] [--output=human|json] [--backing-chain] [-U]\n"
+             "                     [--object OBJECT] [--image-opts] FILE",
     .help = "  -f, --format=FORMAT      of the image; else it is found out\n"
             "      --output=human|json  how the result is printed\n"
             "      --backing-chain      tell of all images of the chain\n"

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 
 #include "base/checked.h"
+#include "storage/driver.h"
 #include "tool.h"
 
 /* clang-format off: a line each, in the order in which they are listed */
@@ -41,9 +42,6 @@ int tool_other_option(const struct tool_command *command, int c, char **argv)
     if (c == ':')
         return tool_usage(command, "%s: %s needs an argument", command->name,
                           given);
-    if (c == TOOL_OPT_UNSUPPORTED)
-        return tool_usage(command, "%s: %s is not supported", command->name,
-                          given);
     if (optopt > 0 && optopt < TOOL_OPT_OUTPUT)
         return tool_usage(command, "%s: there is no option -%c", command->name,
                           optopt);
@@ -62,28 +60,63 @@ static const struct tool_command *main_find(const char *name)
     return NULL;
 }
 
-static int main_help(void)
+/* A command's usage, which is several lines, on one. */
+static void main_print_syntax(const struct tool_command *command)
+{
+    const char *p;
+
+    printf("  %s ", command->name);
+    for (p = command->usage; *p; p++) {
+        if (*p != '\n') {
+            putchar(*p);
+            continue;
+        }
+        putchar(' ');
+        p += strspn(p + 1, " ");
+    }
+    putchar('\n');
+}
+
+static void main_print_formats(void)
 {
     const struct rhea_format_ops *const *format;
     size_t i;
 
-    printf("usage: %s COMMAND [OPTION...] FILE...\n\n"
+    printf("\nSupported formats:");
+    for (format = rhea_formats; *format; format++)
+        printf(" %s", (*format)->name);
+    for (i = 0; storage_drivers[i]; i++)
+        printf(" %s", storage_drivers[i]->name);
+    printf("\n");
+}
+
+/* Scripts look in here for what there is: for "--target-is-zero", or in the
+ * line of formats. */
+static int main_help(void)
+{
+    size_t i;
+
+    printf("usage: %s [-T TRACE] COMMAND [OPTION...] FILE...\n\n"
            "Look at, check, create and convert disk images.\n\n",
            tool_name);
     for (i = 0; i < RHEA_ARRAY_SIZE(main_commands); i++)
         printf("  %-16s %s\n", main_commands[i]->name,
                main_commands[i]->summary);
-    printf("  %-16s %s\n\nFormats:", "help [COMMAND]",
-           "Tell what there is, or a command's options");
-    for (format = rhea_formats; *format; format++)
-        printf(" %s", (*format)->name);
-    printf("\n");
+    printf("  %-16s %s\n\n"
+           "  -h, --help       Tell what there is\n"
+           "  -V, --version    Tell the version\n"
+           "  -T, --trace      Is taken from old scripts, and does nothing\n\n"
+           "Command syntax:\n",
+           "help [COMMAND]", "Tell what there is, or a command's options");
+    for (i = 0; i < RHEA_ARRAY_SIZE(main_commands); i++)
+        main_print_syntax(main_commands[i]);
+    main_print_formats();
     return tool_finish_output(0, 1);
 }
 
 static int main_version(void)
 {
-    printf("%s %s\n", tool_name, rhea_version());
+    tool_print_version();
     return tool_finish_output(0, 1);
 }
 
@@ -99,30 +132,65 @@ static int main_unknown(const char *name)
     return 1;
 }
 
+/* Options in front of the command; -1 to go on, else the exit code. */
+static int main_options(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {"trace", required_argument, NULL, 'T'},
+        {0},
+    };
+    int c;
+
+    while ((c = getopt_long(argc, argv, "+:hVT:", options, NULL)) != -1) {
+        switch (c) {
+        case 'h':
+            return main_help();
+        case 'V':
+            return main_version();
+        case 'T':
+            break;
+        default:
+            tool_error(c == ':' ? "%s needs an argument"
+                                : "there is no option %s",
+                       argv[optind - 1]);
+            main_hint();
+            return 1;
+        }
+    }
+    return -1;
+}
+
 int main(int argc, char **argv)
 {
     const struct tool_command *command;
-    const char *name = argc > 1 ? argv[1] : NULL;
+    const char *name;
+    int code;
 
     tool_set_name(argc ? argv[0] : NULL, "rhea-img", "qemu-img");
-    if (!name) {
+    opterr = 0;
+    code = main_options(argc, argv);
+    if (code >= 0)
+        return code;
+    argc -= optind;
+    argv += optind;
+    if (argc < 1) {
         tool_error("which command?");
         main_hint();
         return 1;
     }
-    if (!strcmp(name, "--version") || !strcmp(name, "-V"))
-        return main_version();
-    if (!strcmp(name, "--help") || !strcmp(name, "-h") ||
-        (!strcmp(name, "help") && argc == 2))
+    name = argv[0];
+    if (!strcmp(name, "help") && argc == 1)
         return main_help();
     if (!strcmp(name, "help")) {
-        command = main_find(argv[2]);
-        return command ? main_help_command(command) : main_unknown(argv[2]);
+        command = main_find(argv[1]);
+        return command ? main_help_command(command) : main_unknown(argv[1]);
     }
     command = main_find(name);
     if (!command)
         return main_unknown(name);
-    opterr = 0;
     tool_signals_progress();
-    return command->run(argc - 1, argv + 1);
+    optind = 0;
+    return command->run(argc, argv);
 }

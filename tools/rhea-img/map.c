@@ -345,8 +345,11 @@ static int map_run(int argc, char **argv)
 const struct tool_command tool_map = {
     .name = "map",
     .summary = "Tell where an image keeps its contents",
-    .usage = "[-f FORMAT] [--output=human|json] [-s OFFSET] [-l LENGTH] [-U] "
-             "FILE",
+    .usage = "[-f FORMAT] [--output=human|json] [-s OFFSET | "
+             "--start-offset=OFFSET]\n"
+             "                    [-l LENGTH | --max-length=LENGTH] [-U] "
+             "[--object OBJECT]\n"
+             "                    [--image-opts] FILE",
     .help = "  -f, --format=FORMAT        of the image; else it is found out\n"
             "      --output=human|json    how the result is printed\n"
             "  -s, --start-offset=OFFSET  where to begin (0)\n"

@@ -56,7 +56,6 @@ enum {
     TOOL_OPT_FORCE,
     TOOL_OPT_BITMAPS,
     TOOL_OPT_SKIP_BROKEN_BITMAPS,
-    TOOL_OPT_UNSUPPORTED, /* qemu-img has it, this program does not */
 };
 
 /* convert_bitmaps.c; all return an exit code. */

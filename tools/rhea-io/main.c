@@ -178,7 +178,7 @@ int main(int argc, char **argv)
     if (ret == 0 && a.help) {
         main_help();
     } else if (ret == 0 && a.version) {
-        printf("%s %s\n", tool_name, rhea_version());
+        tool_print_version();
     } else if (ret == 0) {
         io.misalign = a.misalign;
         io.image_opts = a.how.image_opts;
