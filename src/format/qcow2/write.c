@@ -194,46 +194,68 @@ static bool write_in_place_ok(const struct qcow2 *q, struct qcow2_entry e,
     return (e.bitmap & bits) == bits;
 }
 
-/* The clusters from STEP->base on that one write in place covers. */
-static void write_plan_in_place(struct qcow2 *q, struct write_step *step,
-                                const struct qcow2_slice *slice, unsigned index)
+/* Whether the cluster of E, at guest offset AT, is this image's alone and goes
+ * on where the one before it ends. */
+static bool write_goes_on(struct qcow2 *q, const struct write_step *step,
+                          uint64_t at, struct qcow2_entry e)
 {
-    uint64_t at = step->base + q->cluster_size;
-    unsigned n = qcow2_slice_entries(q);
+    uint64_t host = step->host + (at - step->base);
 
-    step->in_place = true;
-    step->host = qcow2_entry_get(q, slice, index).entry & QCOW2_OFFSET_MASK;
-    for (; ++index < n && at < step->end; at += q->cluster_size) {
-        struct qcow2_entry e = qcow2_entry_get(q, slice, index);
-
-        if (!write_in_place_ok(q, e, at, at, step->end) ||
-            (e.entry & QCOW2_OFFSET_MASK) != step->host + (at - step->base))
-            break;
-        if (qcow2_entry_check(q, at, e, NULL) < 0)
-            break;
-    }
-    step->end = RHEA_MIN(step->end, at);
+    return write_is_own(q, e) && (e.entry & QCOW2_OFFSET_MASK) == host &&
+           (qcow2_external(q) || qcow2_in_file(q, host)) &&
+           qcow2_entry_check(q, at, e, NULL) == 0;
 }
 
-/* Data goes into a cluster that was reserved, but held none there. */
+/* Data goes into clusters that were reserved, some of which held none there:
+ * LAST is the last one's entry. */
 static void write_plan_reserved(struct qcow2 *q, struct write_step *step,
-                                struct qcow2_entry e)
+                                struct qcow2_entry first,
+                                struct qcow2_entry last)
 {
     uint64_t unit = 1ULL << q->subcluster_bits;
-    uint64_t first = align_down(step->offset, unit);
+    uint64_t tail = step->base + ((step->clusters - 1ULL) << q->cluster_bits);
 
-    step->host = e.entry & QCOW2_OFFSET_MASK;
-    step->clusters = 1;
-    step->end = RHEA_MIN(step->end, step->base + q->cluster_size);
-    step->from = first;
+    step->in_place = false;
+    step->from = align_down(step->offset, unit);
     step->to = align_up(step->end, unit);
-    if (!qcow2_extended(q))
-        return;
     /* What is there already is not copied. */
-    if (e.bitmap & write_sub_bits(q, step->base, first, first + 1))
+    if (write_in_place_ok(q, first, step->base, step->from, step->from + 1))
         step->from = step->offset;
-    if (e.bitmap & write_sub_bits(q, step->base, step->to - 1, step->to))
+    if (write_in_place_ok(q, last, tail, step->to - 1, step->to))
         step->to = step->end;
+}
+
+/* The clusters from STEP->base on that are this image's alone, one behind the
+ * other, so that one write covers them: in place where all hold data. */
+static void write_plan_own(struct qcow2 *q, struct write_step *step,
+                           const struct qcow2_slice *slice, unsigned index)
+{
+    struct qcow2_entry first = qcow2_entry_get(q, slice, index), last = first;
+    unsigned n = qcow2_slice_entries(q), most;
+    uint64_t at = step->base;
+
+    step->host = first.entry & QCOW2_OFFSET_MASK;
+    step->clusters = 0;
+    step->in_place = true;
+    most = RHEA_MAX(1, WRITE_STEP >> q->cluster_bits);
+    while (index < n && at < step->end) {
+        struct qcow2_entry e = qcow2_entry_get(q, slice, index++);
+        bool data =
+            write_in_place_ok(q, e, at, RHEA_MAX(at, step->offset), step->end);
+
+        if (at > step->base && !write_goes_on(q, step, at, e))
+            break;
+        /* Those in place may be many, for nobody waits for them. */
+        if (step->clusters >= most && !(step->in_place && data))
+            break;
+        step->in_place &= data;
+        step->clusters++;
+        last = e;
+        at += q->cluster_size;
+    }
+    step->end = RHEA_MIN(step->end, at);
+    if (!step->in_place)
+        write_plan_reserved(q, step, first, last);
 }
 
 /* Whether all of a cluster moves when it gets a new host cluster. */
@@ -318,17 +340,13 @@ static int write_plan(struct qcow2 *q, struct write_step *step,
                               ", at 0x%" PRIx64
                               ", lies past the end of the file",
                               step->offset, host);
-    if (write_in_place_ok(q, e, step->base, step->offset, step->end)) {
-        write_plan_in_place(q, step, slice, index);
-        return qcow2_overlap_check(q, step->host, step->end - step->base, err);
-    }
     if (write_is_own(q, e)) {
-        write_plan_reserved(q, step, e);
-        r = qcow2_overlap_check(q, step->host, q->cluster_size, err);
+        write_plan_own(q, step, slice, index);
+        r = qcow2_overlap_check(q, step->host, step->end - step->base, err);
     } else {
         r = write_plan_alloc(q, step, slice, index, err);
     }
-    if (r == 0)
+    if (r == 0 && !step->in_place)
         qcow2_flight_begin(q, &step->flight, step->base,
                            step->base +
                                ((uint64_t)step->clusters << q->cluster_bits));
