@@ -3,32 +3,15 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "base/byteorder.h"
 #include "base/checked.h"
+#include "base/entropy.h"
 #include "base/gcrypt.h"
 
 /* Long enough for a clock to tell apart from what else goes on. */
 #define KDF_BENCHMARK_NS 30000000
-
-int kdf_random(void *buf, size_t len, struct rhea_error *err)
-{
-    uint8_t *at = buf;
-
-    while (len) {
-        ssize_t n = getrandom(at, len, 0);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return rhea_error_errno(err, errno, "no random bytes can be had");
-        at += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
 
 int kdf_pbkdf2(const struct crypto_hash *hash, const void *pass,
                size_t pass_len, const void *salt, size_t salt_len,
@@ -117,7 +100,7 @@ int kdf_split(const struct crypto_hash *hash, const uint8_t *in, size_t len,
 {
     uint8_t block[CRYPTO_KEY_MAX] = {0};
     uint8_t *last = out + (stripes - 1) * len;
-    int ret = kdf_random(out, (stripes - 1) * len, err);
+    int ret = entropy_get(out, (stripes - 1) * len, err);
 
     if (ret < 0)
         return ret;

@@ -10,8 +10,6 @@
  * down may mean harm. */
 #define KDF_ITERATIONS_MAX (UINT32_C(1) << 27)
 
-int kdf_random(void *buf, size_t len, struct rhea_error *err);
-
 int kdf_pbkdf2(const struct crypto_hash *hash, const void *pass,
                size_t pass_len, const void *salt, size_t salt_len,
                uint32_t iterations, uint8_t *out, size_t out_len,

@@ -9,7 +9,9 @@
 
 #include "base/byteorder.h"
 #include "base/checked.h"
+#include "base/entropy.h"
 #include "base/gcrypt.h"
+#include "base/uuid.h"
 #include "crypto/kdf.h"
 #include "crypto/luks.h"
 #include "crypto/luks_number.h"
@@ -134,22 +136,17 @@ int luks_create_prepare(struct luks_create *how, const char *prefix,
     return ret;
 }
 
-/* A random one (RFC 4122, version 4). */
 static int create_uuid(uint8_t *field, struct rhea_error *err)
 {
-    uint8_t u[16];
-    char text[LUKS_UUID];
-    int ret = kdf_random(u, sizeof(u), err);
+    uint8_t uuid[UUID_BYTES];
+    char text[UUID_TEXT];
+    int ret = uuid_new(uuid, err);
 
-    u[6] = (u[6] & 0x0f) | 0x40;
-    u[8] = (u[8] & 0x3f) | 0x80;
-    snprintf(text, sizeof(text),
-             "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-"
-             "%02x%02x%02x%02x%02x%02x",
-             u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10],
-             u[11], u[12], u[13], u[14], u[15]);
+    if (ret)
+        return ret;
+    uuid_text(uuid, text);
     memcpy(field, text, strlen(text));
-    return ret;
+    return 0;
 }
 
 /* Everything but the digest; no slot is active. */
@@ -187,7 +184,7 @@ static int create_digest(struct luks *l, const struct luks_create *how,
                          const uint8_t *key, struct rhea_error *err)
 {
     uint32_t n = 0;
-    int ret = kdf_random(l->raw + LUKS_AT_DIGEST_SALT, LUKS_SALT, err);
+    int ret = entropy_get(l->raw + LUKS_AT_DIGEST_SALT, LUKS_SALT, err);
 
     if (ret == 0)
         ret = kdf_benchmark(how->hash, LUKS_DIGEST, how->iter_time, &n, err);
@@ -224,7 +221,7 @@ int luks_create(struct rhea_storage *storage, uint64_t base,
 {
     struct luks l = {.storage = storage, .base = base};
     uint8_t key[CRYPTO_KEY_MAX];
-    int ret = kdf_random(key, sizeof(key), err);
+    int ret = entropy_get(key, sizeof(key), err);
 
     if (ret == 0)
         ret = create_with_key(&l, how, key, err);

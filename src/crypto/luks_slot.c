@@ -16,6 +16,7 @@
 
 #include "base/byteorder.h"
 #include "base/checked.h"
+#include "base/entropy.h"
 #include "base/gcrypt.h"
 #include "crypto/kdf.h"
 #include "crypto/luks.h"
@@ -120,7 +121,7 @@ static int slot_prepare(struct luks *l, unsigned slot, uint64_t iter_time,
 {
     uint8_t *raw = slot_raw(l, slot);
     uint32_t iterations = 0;
-    int ret = kdf_random(raw + LUKS_SLOT_SALT, LUKS_SALT, err);
+    int ret = entropy_get(raw + LUKS_SLOT_SALT, LUKS_SALT, err);
 
     if (ret == 0)
         ret = kdf_benchmark(l->hash, l->key_len, iter_time, &iterations, err);
@@ -179,7 +180,7 @@ static int slot_wipe(struct luks *l, unsigned slot, struct rhea_error *err)
 
     /* A disk may keep what one write replaces; so several, each flushed. */
     for (unsigned i = 0; ret == 0 && i < SLOT_WIPES; i++) {
-        ret = kdf_random(noise.data, noise.len, err);
+        ret = entropy_get(noise.data, noise.len, err);
         if (ret == 0)
             ret = rhea_storage_write(l->storage, noise.data, noise.len,
                                      l->base + l->slots[slot].offset, err);
