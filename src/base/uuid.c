@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/uuid.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -48,6 +49,44 @@ void guid_text(const uint8_t guid[UUID_BYTES], char text[UUID_TEXT])
     uint8_t uuid[UUID_BYTES];
     uuid_swap(guid, uuid);
     uuid_text(uuid, text);
+}
+
+static int uuid_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c = (char)tolower((unsigned char)c);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool uuid_parse(const char *text, uint8_t uuid[UUID_BYTES])
+{
+    uint8_t bytes[UUID_BYTES];
+    bool braces = *text == '{';
+    text += braces;
+    for (unsigned i = 0; i < UUID_BYTES; i++) {
+        if ((i == 4 || i == 6 || i == 8 || i == 10) && *text++ != '-')
+            return false;
+        int high = uuid_digit(text[0]);
+        int low = high < 0 ? -1 : uuid_digit(text[1]);
+        if (low < 0)
+            return false;
+        bytes[i] = (uint8_t)(high << 4 | low);
+        text += 2;
+    }
+    if (strcmp(text, braces ? "}" : "") != 0)
+        return false;
+    memcpy(uuid, bytes, UUID_BYTES);
+    return true;
+}
+
+bool guid_parse(const char *text, uint8_t guid[UUID_BYTES])
+{
+    uint8_t uuid[UUID_BYTES];
+    bool ok = uuid_parse(text, uuid);
+    if (ok)
+        uuid_swap(uuid, guid);
+    return ok;
 }
 
 bool uuid_is_null(const uint8_t uuid[UUID_BYTES])

@@ -17,6 +17,9 @@ int guid_new(uint8_t guid[UUID_BYTES], struct rhea_error *err);
 /* Lower case, without braces. */
 void uuid_text(const uint8_t uuid[UUID_BYTES], char text[UUID_TEXT]);
 void guid_text(const uint8_t guid[UUID_BYTES], char text[UUID_TEXT]);
+/* The text back, of either case, perhaps in braces; false: it is none. */
+bool uuid_parse(const char *text, uint8_t uuid[UUID_BYTES]);
+bool guid_parse(const char *text, uint8_t guid[UUID_BYTES]);
 bool uuid_is_null(const uint8_t uuid[UUID_BYTES]);
 bool uuid_equal(const uint8_t a[UUID_BYTES], const uint8_t b[UUID_BYTES]);
 
