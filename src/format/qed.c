@@ -8,8 +8,8 @@
  * (zeroes). All of it is supported. What the program does not do: give single
  * clusters back, which the format cannot express.
  *
- * Tables are never loaded whole: one can be 1 GiB. qed_table.c has the cache
- * and its order of writes, qed_write.c the guest's writes.
+ * Tables are never loaded whole: one can be 1 GiB. qed_table.c has the order of
+ * their writes, qed_write.c the guest's.
  */
 #include "format/qed.h"
 #include "format/option.h"
@@ -31,7 +31,7 @@ static int qed_probe(const uint8_t *head, size_t len)
 bool qed_range_valid(const struct qed *q, uint64_t offset, uint64_t length)
 {
     return is_aligned(offset, q->cluster_size) && offset >= q->header_bytes &&
-           range_inside(offset, length, q->file_size);
+           range_inside(offset, length, q->blocks.file_end);
 }
 
 uint64_t qed_clusters(const struct qed *q)
@@ -63,10 +63,8 @@ static int qed_parse_geometry(struct qed *q, const uint8_t *h,
     q->table_bytes = (uint64_t)table * cluster;
     q->entry_bits = log2_u64(q->table_bytes / sizeof(uint64_t));
     q->header_bytes = (uint64_t)header * cluster;
-    q->slice_bytes = (uint32_t)RHEA_MIN(q->table_bytes, QED_SLICE_MAX);
-    q->slice_entries = q->slice_bytes / (uint32_t)sizeof(uint64_t);
     /* QED has no use for a part of a cluster at the end of the file. */
-    q->file_size = align_down(q->file_size, cluster);
+    q->blocks.file_end = align_down(q->blocks.file_end, cluster);
     return 0;
 }
 
@@ -128,13 +126,13 @@ static int qed_read_backing_name(struct qed *q, const uint8_t *h,
 static int qed_read_header(struct qed *q, struct rhea_error *err)
 {
     uint8_t h[QED_HEADER_LENGTH];
-    int ret = rhea_storage_size(q->base.storage, &q->file_size, err);
+    int ret = rhea_storage_size(q->base.storage, &q->blocks.file_end, err);
     if (ret)
         return ret;
-    if (q->file_size < sizeof(h))
+    if (q->blocks.file_end < sizeof(h))
         return rhea_error_set(
             err, EINVAL, "not a QED image: the file has only %" PRIu64 " bytes",
-            q->file_size);
+            q->blocks.file_end);
     ret = rhea_storage_read(q->base.storage, h, sizeof(h), 0, err);
     if (ret)
         return ret;
@@ -181,7 +179,7 @@ static int qed_check_unclean(struct qed *q, struct rhea_error *err)
 static int qed_open_write(struct qed *q, unsigned flags, struct rhea_error *err)
 {
     int ret = 0;
-    q->writable = true;
+    q->blocks.writable = true;
     if (flags & RHEA_FORMAT_CHECK)
         return 0;
     if (q->features & QED_F_NEED_CHECK) {
@@ -200,11 +198,22 @@ static int qed_open_write(struct qed *q, unsigned flags, struct rhea_error *err)
 
 static void qed_destroy(struct qed *q)
 {
-    qed_cache_finish(q);
-    pthread_cond_destroy(&q->landed);
-    pthread_mutex_destroy(&q->lock);
+    table_finish(&q->tables);
+    blocks_finish(&q->blocks);
     free(q->backing_file);
     free(q);
+}
+
+static int qed_init_tables(struct qed *q, struct rhea_error *err)
+{
+    const struct table_how how = {
+        .page_bytes = RHEA_MIN(q->cluster_size, (uint32_t)QED_PAGE_MAX),
+        .cache_bytes = QED_CACHE_BYTES,
+    };
+    q->blocks.size = q->base.size;
+    q->blocks.block_size = q->blocks.unit = q->cluster_size;
+    q->blocks.child = q->features & QED_F_BACKING_FILE;
+    return table_init(&q->tables, q->base.storage, &how, err);
 }
 
 static int qed_open(struct rhea_format **out,
@@ -218,12 +227,11 @@ static int qed_open(struct rhea_format **out,
         return rhea_error_set(err, ENOMEM, "out of memory");
     q->base.ops = &rhea_format_qed;
     q->base.storage = how->storage;
-    pthread_mutex_init(&q->lock, NULL);
-    pthread_cond_init(&q->landed, NULL);
+    blocks_init(&q->blocks, &qed_blocks_ops, &q->base);
 
     ret = qed_read_header(q, err);
     if (!ret)
-        ret = qed_cache_init(q, err);
+        ret = qed_init_tables(q, err);
     if (!ret && (how->flags & RHEA_FORMAT_WRITE))
         ret = qed_open_write(q, how->flags, err);
     if (ret) {
@@ -239,9 +247,9 @@ static int qed_close(struct rhea_format *f, struct rhea_error *err)
 {
     struct qed *q = (struct qed *)f;
     int ret = 0;
-    if (q->writable)
-        ret = qed_flush(f, err);
-    if (!ret && q->writable && q->clear_flag) {
+    if (q->blocks.writable)
+        ret = blocks_flush(&q->blocks, err);
+    if (!ret && q->blocks.writable && q->clear_flag) {
         q->features &= ~(uint64_t)QED_F_NEED_CHECK;
         ret = qed_write_features(q, err);
         if (!ret)
@@ -249,6 +257,30 @@ static int qed_close(struct rhea_format *f, struct rhea_error *err)
     }
     qed_destroy(q);
     return ret;
+}
+
+static int qed_map_guest(struct rhea_format *f, uint64_t offset, uint64_t len,
+                         struct rhea_extent *extent, struct rhea_error *err)
+{
+    return blocks_map(&((struct qed *)f)->blocks, offset, len, extent, err);
+}
+
+static int qed_write(struct rhea_format *f, uint64_t offset, const void *buf,
+                     size_t len, struct rhea_error *err)
+{
+    return blocks_write(&((struct qed *)f)->blocks, offset, buf, len, err);
+}
+
+static int qed_write_zeroes(struct rhea_format *f, uint64_t offset,
+                            uint64_t len, bool unmap, struct rhea_error *err)
+{
+    return blocks_write_zeroes(&((struct qed *)f)->blocks, offset, len, unmap,
+                               err);
+}
+
+static int qed_flush(struct rhea_format *f, struct rhea_error *err)
+{
+    return blocks_flush(&((struct qed *)f)->blocks, err);
 }
 
 static void qed_info(struct rhea_format *f, struct rhea_format_info *info)
@@ -263,7 +295,7 @@ static void qed_info(struct rhea_format *f, struct rhea_format_info *info)
     };
     if (q->backing_file && (q->features & QED_F_NO_PROBE))
         info->backing_format = "raw";
-    RHEA_LOCKED(&q->lock);
+    RHEA_LOCKED(&q->blocks.lock);
     info->dirty = q->features & QED_F_NEED_CHECK;
 }
 
@@ -284,7 +316,7 @@ const struct rhea_format_ops rhea_format_qed = {
     .open = qed_open,
     .close = qed_close,
     .info = qed_info,
-    .map = qed_map,
+    .map = qed_map_guest,
     .write = qed_write,
     .write_zeroes = qed_write_zeroes,
     .flush = qed_flush,

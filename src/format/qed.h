@@ -2,15 +2,16 @@
 /*
  * What the QED driver's files share. See qed.c for the format.
  *
- * Locking: LOCK guards the cache, FILE_SIZE and GROWN, FEATURES, the list of
- * writes in flight and FAILED. It is held over table I/O and flushes, never
- * over guest data.
+ * Locking: blocks.lock guards the tables and FEATURES. It is held over table
+ * I/O and flushes, never over guest data.
  */
 #ifndef RHEA_FORMAT_QED_H
 #define RHEA_FORMAT_QED_H
 
-#include <pthread.h>
 #include <rhea/format.h>
+
+#include "format/blocks.h"
+#include "format/table.h"
 
 #define QED_MAGIC 0x00444551u /* "QED\0", little endian */
 
@@ -51,34 +52,9 @@ enum {
 /* Entries of L2 tables that are not offsets. */
 enum { QED_UNALLOCATED = 0, QED_ZERO = 1 };
 
-/* Tables reach 1 GiB, so they are read and written in slices, of which at most
+/* Tables reach 1 GiB, so they are read and written in pages, of which at most
  * CACHE_BYTES are kept: with the default geometry they map 64 GiB. */
-enum {
-    QED_SLICE_MAX = 64 << 10,
-    QED_CACHE_BYTES = 8 << 20,
-    QED_CACHE_WAYS = 4,
-};
-
-struct qed_slice {
-    uint64_t offset;   /* in the file; 0: empty */
-    uint64_t used;     /* when, in lookups */
-    uint64_t *entries; /* little endian, as in the file */
-    /* Not written yet: entries [dirty_from, dirty_to). */
-    uint32_t dirty_from, dirty_to;
-};
-
-struct qed_cache {
-    struct qed_slice *slices; /* n_sets times QED_CACHE_WAYS */
-    size_t n_sets;
-    uint64_t clock;
-    size_t n_dirty;
-};
-
-/* Guest clusters that a write has allocated but not yet linked. */
-struct qed_flight {
-    uint64_t first, last;
-    struct qed_flight *next;
-};
+enum { QED_PAGE_MAX = 64 << 10, QED_CACHE_BYTES = 8 << 20 };
 
 struct qed {
     struct rhea_format base;
@@ -92,18 +68,10 @@ struct qed {
     uint64_t l1_offset;
     uint64_t backing_offset;
     char *backing_file; /* NULL: none */
-    uint32_t slice_bytes, slice_entries;
-    bool writable;
-
-    pthread_mutex_t lock;
-    pthread_cond_t landed; /* a write in flight has been linked */
-    struct qed_cache cache;
-    struct qed_flight *flights;
-    uint64_t file_size; /* in whole clusters; what is allocated so far */
-    uint64_t grown;     /* the file is known to reach this far; 0 before the
-                           first allocation */
     bool clear_flag;    /* at close; the flag is ours, or was checked */
-    bool failed;        /* a table write or a flush failed: no more writes */
+
+    struct blocks blocks; /* file_end is in whole clusters */
+    struct table tables;
 };
 
 extern const struct rhea_format_ops rhea_format_qed;
@@ -121,10 +89,6 @@ struct qed_span {
     uint64_t count;          /* never 0 */
 };
 
-int qed_cache_init(struct qed *q, struct rhea_error *err);
-void qed_cache_finish(struct qed *q);
-/* Forget all; nothing may be dirty. */
-void qed_cache_drop(struct qed *q);
 int qed_span_get(struct qed *q, uint64_t cluster, uint64_t want,
                  struct qed_span *span, struct rhea_error *err);
 /* The L1 table's entry of a guest cluster, in CPU order. */
@@ -133,14 +97,11 @@ int qed_l1_get(struct qed *q, uint64_t cluster, uint64_t *entry,
 int qed_l1_set(struct qed *q, uint64_t cluster, uint64_t entry,
                struct rhea_error *err);
 /* Set COUNT entries of guest clusters from CLUSTER on, whose L2 table exists
- * and which lie in one slice: to ENTRY, and from there on by STEP. */
+ * and which are in one table: to ENTRY, and from there on by STEP. */
 int qed_l2_set(struct qed *q, uint64_t cluster, uint64_t count, uint64_t entry,
                uint64_t step, struct rhea_error *err);
-/* Write all that is dirty, in the order that qed_table.c states. */
-int qed_write_back(struct qed *q, struct rhea_error *err);
-/* How many bytes from OFFSET on are known to be zero without reading them, at
- * most LEN. Holds only while nothing is dirty. Needs no lock. */
-uint64_t qed_zero_run(struct qed *q, uint64_t offset, uint64_t len);
+/* How many guest clusters from CLUSTER on are in one L2 table. */
+uint64_t qed_table_left(const struct qed *q, uint64_t cluster);
 
 /* --- qed_scan.c --- */
 
@@ -163,20 +124,14 @@ int qed_walk(struct rhea_format *f, rhea_use_fn *fn, void *opaque,
              struct rhea_error *err);
 
 /* --- qed_write.c --- */
-int qed_write(struct rhea_format *f, uint64_t offset, const void *buf,
-              size_t len, struct rhea_error *err);
-int qed_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
-                     bool unmap, struct rhea_error *err);
-int qed_flush(struct rhea_format *f, struct rhea_error *err);
+extern const struct blocks_ops qed_blocks_ops;
 /* Write the feature words of the header. */
 int qed_write_features(struct qed *q, struct rhea_error *err);
 
 /* --- qed_map.c --- */
-int qed_map(struct rhea_format *f, uint64_t offset, uint64_t len,
+/* As struct blocks_ops has it. */
+int qed_map(struct blocks *b, uint64_t offset, uint64_t len,
             struct rhea_extent *extent, struct rhea_error *err);
-/* The same with the lock held. */
-int qed_map_locked(struct qed *q, uint64_t offset, uint64_t len,
-                   struct rhea_extent *extent, struct rhea_error *err);
 
 /* --- qed_check.c, qed_create.c --- */
 int qed_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,

@@ -21,36 +21,6 @@
 
 enum { SECTOR = 512 };
 
-/* Nothing is on its way. With the lock held. */
-static int change_begin(struct qed *q, struct rhea_error *err)
-{
-    if (!q->writable)
-        return rhea_error_set(err, EACCES,
-                              "the image is open for reading only");
-    while (q->flights)
-        pthread_cond_wait(&q->landed, &q->lock);
-    if (q->failed)
-        return rhea_error_set(err, EIO,
-                              "an earlier write to the image failed, and its "
-                              "state is not known");
-    int ret = qed_write_back(q, err);
-    if (!ret)
-        ret = rhea_storage_flush(q->base.storage, err);
-    if (ret)
-        q->failed = true;
-    return ret;
-}
-
-/* After which nothing is known. */
-static int change_end(struct qed *q, int ret, struct rhea_error *err)
-{
-    if (!ret)
-        ret = rhea_storage_flush(q->base.storage, err);
-    if (ret)
-        q->failed = true;
-    return ret;
-}
-
 /* Where a name of LEN bytes goes; 0: nowhere. */
 static uint64_t change_name_place(const struct qed *q, size_t len)
 {
@@ -101,7 +71,7 @@ int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
     if (file && !name)
         return rhea_error_set(err, ENOMEM, "out of memory");
 
-    RHEA_LOCKED(&q->lock);
+    RHEA_LOCKED(&q->blocks.lock);
     uint64_t at = change_name_place(q, len);
     if (!at)
         return rhea_error_set(err, ENOSPC,
@@ -113,13 +83,15 @@ int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
         features |= QED_F_BACKING_FILE;
     if (file && format && strcmp(format, "raw") == 0)
         features |= QED_F_NO_PROBE;
-    int ret = change_begin(q, err);
+    int ret = blocks_change_begin(&q->blocks, err);
     if (ret)
         return ret;
-    ret = change_end(q, change_write_backing(q, file, at, features, err), err);
+    ret = blocks_change_end(
+        &q->blocks, change_write_backing(q, file, at, features, err), err);
     if (ret)
         return ret;
     q->features = features;
+    q->blocks.child = file;
     free(q->backing_file);
     q->backing_file = rhea_steal(name);
     q->backing_offset = file ? at : 0;
@@ -129,24 +101,24 @@ int qed_set_backing(struct rhea_format *f, const char *file, const char *format,
 int qed_make_empty(struct rhea_format *f, struct rhea_error *err)
 {
     struct qed *q = (struct qed *)f;
-    RHEA_LOCKED(&q->lock);
-    int ret = change_begin(q, err);
+    RHEA_LOCKED(&q->blocks.lock);
+    int ret = blocks_change_begin(&q->blocks, err);
     if (ret)
         return ret;
-    qed_cache_drop(q);
-    ret = change_end(
-        q,
+    table_drop(&q->tables);
+    ret = blocks_change_end(
+        &q->blocks,
         rhea_storage_zero(f->storage, q->l1_offset, q->table_bytes, true, err),
         err);
     if (ret)
         return ret;
     /* Where the file cannot be cut off, its end is a leak. */
     uint64_t end = q->l1_offset + q->table_bytes;
-    if (end < q->file_size &&
+    if (end < q->blocks.file_end &&
         rhea_storage_truncate(f->storage, end, NULL) == 0) {
-        q->file_size = end;
-        q->grown = 0;
-        ret = change_end(q, 0, err);
+        q->blocks.file_end = end;
+        q->blocks.grown = 0;
+        ret = blocks_change_end(&q->blocks, 0, err);
     }
     return ret;
 }
@@ -160,13 +132,14 @@ static int change_zero_new(struct qed *q, uint64_t old, bool hide_below,
     struct rhea_extent x;
     int ret = 0;
     if (end > old) {
-        ret = qed_map(&q->base, old, end - old, &x, err);
+        ret = blocks_map(&q->blocks, old, end - old, &x, err);
         if (!ret && x.kind == RHEA_EXTENT_DATA)
-            ret = qed_write_zeroes(&q->base, old, end - old, false, err);
+            ret = blocks_write_zeroes(&q->blocks, old, end - old, false, err);
     }
     if (!ret && hide_below)
-        ret = qed_write_zeroes(&q->base, old, q->base.size - old, false, err);
-    return ret ? ret : qed_flush(&q->base, err);
+        ret = blocks_write_zeroes(&q->blocks, old, q->base.size - old, false,
+                                  err);
+    return ret ? ret : blocks_flush(&q->blocks, err);
 }
 
 static int change_check_size(const struct qed *q, const struct rhea_resize *how,
@@ -200,21 +173,22 @@ int qed_resize(struct rhea_format *f, const struct rhea_resize *how,
     int ret = change_check_size(q, how, err);
     if (ret)
         return ret;
-    pthread_mutex_lock(&q->lock);
-    ret = change_begin(q, err);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_lock(&q->blocks.lock);
+    ret = blocks_change_begin(&q->blocks, err);
+    pthread_mutex_unlock(&q->blocks.lock);
     if (ret || how->size == old)
         return ret;
-    f->size = how->size;
+    f->size = q->blocks.size = how->size;
     ret = change_zero_new(q, old, how->hide_below, err);
     if (!ret) {
-        RHEA_LOCKED(&q->lock);
+        RHEA_LOCKED(&q->blocks.lock);
         store_le64(field, how->size);
-        ret = change_end(
-            q, rhea_storage_write(f->storage, field, 8, QED_H_IMAGE_SIZE, err),
+        ret = blocks_change_end(
+            &q->blocks,
+            rhea_storage_write(f->storage, field, 8, QED_H_IMAGE_SIZE, err),
             err);
     }
     if (ret)
-        f->size = old;
+        f->size = q->blocks.size = old;
     return ret;
 }

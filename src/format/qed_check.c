@@ -182,7 +182,7 @@ static int check_leaks(struct qed_checker *c, unsigned fix,
 {
     struct qed *q = c->q;
     uint64_t first = q->header_bytes >> q->cluster_bits;
-    uint64_t total = q->file_size >> q->cluster_bits;
+    uint64_t total = q->blocks.file_end >> q->cluster_bits;
     uint64_t end = RHEA_MAX(bitmap_end(&c->used), first);
 
     c->out->image_end = end << q->cluster_bits;
@@ -194,8 +194,8 @@ static int check_leaks(struct qed_checker *c, unsigned fix,
             rhea_storage_truncate(q->base.storage, c->out->image_end, err);
         if (ret)
             return ret;
-        q->file_size = c->out->image_end;
-        q->grown = 0;
+        q->blocks.file_end = c->out->image_end;
+        q->blocks.grown = 0;
         c->out->leaks_fixed += tail;
         tail = 0;
     }
@@ -226,9 +226,9 @@ static int check_run(struct qed_checker *c, unsigned fix,
 {
     struct qed *q = c->q;
     struct qed_scan l1 = {0}, l2 = {0};
-    int ret = qed_write_back(q, err);
+    int ret = table_write_back(&q->tables, err);
     if (!ret)
-        ret = bitmap_init(&c->used, q->file_size >> q->cluster_bits, err);
+        ret = bitmap_init(&c->used, q->blocks.file_end >> q->cluster_bits, err);
     if (!ret)
         ret = qed_scan_init(&l1, q, err);
     if (!ret)
@@ -242,7 +242,7 @@ static int check_run(struct qed_checker *c, unsigned fix,
     qed_scan_finish(&l1);
     qed_scan_finish(&l2);
     bitmap_finish(&c->used);
-    qed_cache_drop(q);
+    table_drop(&q->tables);
     return ret;
 }
 
@@ -251,11 +251,11 @@ int qed_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
 {
     struct qed *q = (struct qed *)f;
     struct qed_checker c = {.q = q, .out = check, .fix = fix & RHEA_FIX_ERRORS};
-    if (fix && !q->writable)
+    if (fix && !q->blocks.writable)
         return rhea_error_set(err, EACCES,
                               "cannot repair: the image is open for reading "
                               "only");
     check->total_clusters = qed_clusters(q);
-    RHEA_LOCKED(&q->lock);
+    RHEA_LOCKED(&q->blocks.lock);
     return check_run(&c, fix, err);
 }

@@ -50,7 +50,7 @@ static int map_run(struct qed *q, uint64_t cluster, uint64_t want,
                                   cluster << q->cluster_bits, *entry);
         step = q->cluster_size;
         /* What lies past the end of the file is an error of its own. */
-        want = RHEA_MIN(want, (q->file_size - *entry) >> q->cluster_bits);
+        want = RHEA_MIN(want, (q->blocks.file_end - *entry) >> q->cluster_bits);
     }
 
     uint64_t n = 0;
@@ -70,15 +70,10 @@ static int map_run(struct qed *q, uint64_t cluster, uint64_t want,
     return 0;
 }
 
-int qed_map_locked(struct qed *q, uint64_t offset, uint64_t len,
-                   struct rhea_extent *extent, struct rhea_error *err)
+int qed_map(struct blocks *b, uint64_t offset, uint64_t len,
+            struct rhea_extent *extent, struct rhea_error *err)
 {
-    if (offset >= q->base.size || len == 0)
-        return rhea_error_set(
-            err, EINVAL,
-            "guest offset %" PRIu64 " lies past the end of the image", offset);
-    len = RHEA_MIN(len, q->base.size - offset);
-
+    struct qed *q = (struct qed *)b->format;
     uint64_t cluster = offset >> q->cluster_bits;
     uint64_t skip = offset & (q->cluster_size - 1);
     uint64_t want = ((offset + len - 1) >> q->cluster_bits) - cluster + 1;
@@ -98,14 +93,4 @@ int qed_map_locked(struct qed *q, uint64_t offset, uint64_t len,
         extent->storage = q->base.storage;
     }
     return 0;
-}
-
-int qed_map(struct rhea_format *f, uint64_t offset, uint64_t len,
-            struct rhea_extent *extent, struct rhea_error *err)
-{
-    struct qed *q = (struct qed *)f;
-    pthread_mutex_lock(&q->lock);
-    int ret = qed_map_locked(q, offset, len, extent, err);
-    pthread_mutex_unlock(&q->lock);
-    return ret;
 }

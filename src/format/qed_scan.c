@@ -44,9 +44,10 @@ int qed_scan_next(struct qed_scan *scan, struct rhea_error *err)
     scan->position += scan->n_entries * sizeof(uint64_t);
     scan->n_entries = 0;
     if (scan->was_zero && scan->position < scan->end)
-        scan->position += align_down(
-            qed_zero_run(scan->q, scan->position, scan->end - scan->position),
-            sizeof(uint64_t));
+        scan->position +=
+            align_down(table_zero_run(&scan->q->tables, scan->position,
+                                      scan->end - scan->position),
+                       sizeof(uint64_t));
     if (scan->position >= scan->end)
         return 0;
 
@@ -120,7 +121,7 @@ static int walk_l2(struct walk *w, struct qed_scan *scan, uint64_t table,
                 continue;
             /* Most entries go on where the one before ends. */
             if (w->run_length && entry == w->run + w->run_length &&
-                entry < w->q->file_size) {
+                entry < w->q->blocks.file_end) {
                 w->run_length += w->q->cluster_size;
                 continue;
             }
@@ -172,9 +173,9 @@ int qed_walk(struct rhea_format *f, rhea_use_fn *fn, void *opaque,
              struct rhea_error *err)
 {
     struct walk w = {.q = (struct qed *)f, .fn = fn, .opaque = opaque};
-    pthread_mutex_lock(&w.q->lock);
-    int ret = qed_write_back(w.q, err);
-    pthread_mutex_unlock(&w.q->lock);
+    pthread_mutex_lock(&w.q->blocks.lock);
+    int ret = table_write_back(&w.q->tables, err);
+    pthread_mutex_unlock(&w.q->blocks.lock);
     if (ret)
         return ret;
 
