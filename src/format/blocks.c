@@ -135,7 +135,7 @@ static bool write_is_zero(const uint8_t *p, size_t len)
 /* Guest bytes that have to be where they are not yet. */
 struct blocks_write {
     struct blocks_piece piece;
-    uint64_t offset; /* what the guest writes */
+    uint64_t offset;    /* what the guest writes */
     const uint8_t *buf; /* NULL: zeroes */
     size_t len;
     enum rhea_extent_kind kind; /* what was there, and so is around it:
@@ -151,9 +151,8 @@ static uint64_t write_host(const struct blocks *b, const struct blocks_write *w,
 static int write_put(struct blocks *b, uint64_t offset, uint64_t host,
                      const void *buf, size_t len, struct rhea_error *err)
 {
-    return b->ops->put
-               ? b->ops->put(b, offset, host, buf, len, err)
-               : rhea_storage_write(b->storage, buf, len, host, err);
+    return b->ops->put ? b->ops->put(b, offset, host, buf, len, err)
+                       : rhea_storage_write(b->storage, buf, len, host, err);
 }
 
 /* A place that was handed out just now holds zeroes. */
@@ -176,9 +175,9 @@ static int write_read_old(const struct blocks *b, const struct blocks_write *w,
     memset(buf + inside, 0, len - inside);
     if (!inside)
         return 0;
-    return below ? f->below(f->below_opaque, b->start + offset, buf, inside,
-                            err)
-                 : f->ops->read(f, b->start + offset, buf, inside, err);
+    return below
+               ? f->below(f->below_opaque, b->start + offset, buf, inside, err)
+               : f->ops->read(f, b->start + offset, buf, inside, err);
 }
 
 /* Guest bytes [OFFSET, END), which the guest does not write, next to those it
@@ -283,9 +282,8 @@ static int write_new(struct blocks *b, struct blocks_write *w,
     w->len = (size_t)RHEA_MIN(w->len, end - w->offset);
     write_choose_units(b, w);
 
-    struct blocks_flight flight = {.first = p->block,
-                                   .last = p->block + p->count - 1,
-                                   .next = b->flights};
+    struct blocks_flight flight = {
+        .first = p->block, .last = p->block + p->count - 1, .next = b->flights};
     /* It is off the list before this returns. */
     // cppcheck-suppress autoVariables
     b->flights = &flight;
@@ -318,9 +316,8 @@ static int write_absent(struct blocks *b, uint64_t offset, const uint8_t *buf,
     struct blocks_write w = {
         .piece = {.block = first,
                   .count = last - first + 1,
-                  .host = has_place
-                              ? x->host - (offset - first * b->block_size)
-                              : 0,
+                  .host = has_place ? x->host - (offset - first * b->block_size)
+                                    : 0,
                   .fresh = !has_place},
         .offset = offset,
         .buf = buf,
@@ -461,10 +458,10 @@ int blocks_map(struct blocks *b, uint64_t offset, uint64_t len,
                struct rhea_extent *extent, struct rhea_error *err)
 {
     if (offset >= b->size || len == 0)
-        return rhea_error_set(
-            err, EINVAL,
-            "guest offset %" PRIu64 " lies past the end of the image",
-            b->start + offset);
+        return rhea_error_set(err, EINVAL,
+                              "guest offset %" PRIu64
+                              " lies past the end of the image",
+                              b->start + offset);
     RHEA_LOCKED(&b->lock);
     return b->ops->map(b, offset, RHEA_MIN(len, b->size - offset), extent, err);
 }

@@ -103,7 +103,8 @@ int table_write_back(struct table *t, struct rhea_error *err)
     if (t->failed)
         return rhea_error_set(err, EIO,
                               "an earlier write to the image's tables failed");
-    int ret = t->write ? t->write(t->opaque, t, err) : table_write_dirty(t, err);
+    int ret =
+        t->write ? t->write(t->opaque, t, err) : table_write_dirty(t, err);
     t->failed = ret;
     for (size_t i = 0; !ret && i < t->n_sets * TABLE_WAYS; i++)
         page_clean(&t->pages[i]);

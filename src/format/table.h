@@ -56,8 +56,8 @@ struct table {
 
 struct table_how {
     uint32_t page_bytes;   /* at least a sector, at most TABLE_PAGE_SECTORS */
-    uint32_t sector;      /* 0: 512 */
-    size_t cache_bytes;   /* at most; memory is taken as pages are used */
+    uint32_t sector;       /* 0: 512 */
+    size_t cache_bytes;    /* at most; memory is taken as pages are used */
     table_write_fn *write; /* NULL: flush, write */
     void *opaque;
 };
