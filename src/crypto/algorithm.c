@@ -24,7 +24,7 @@ static const struct crypto_hash hashes[] = {
     {"md5", 16, GCRY_MD_MD5},          {"sha1", 20, GCRY_MD_SHA1},
     {"sha224", 28, GCRY_MD_SHA224},    {"sha256", 32, GCRY_MD_SHA256},
     {"sha384", 48, GCRY_MD_SHA384},    {"sha512", 64, GCRY_MD_SHA512},
-    {"ripemd160", 20, GCRY_MD_RMD160},
+    {"ripemd160", 20, GCRY_MD_RMD160}, {"whirlpool", 64, GCRY_MD_WHIRLPOOL},
 };
 
 static const char *const modes[] = {"ecb", "cbc", "xts", "ctr"};

@@ -24,7 +24,8 @@ int luks_probe(const uint8_t *head, size_t len)
                : 0;
 }
 
-/* Whole sectors, then whole LUKS_ALIGN: that is how cryptsetup counts. */
+/* Whole sectors, then whole LUKS_ALIGN: that is how cryptsetup counts, since
+ * 1.1; before, whole sectors were enough for it. */
 uint64_t luks_material_room(unsigned key_len)
 {
     return align_up((uint64_t)key_len * LUKS_STRIPES, LUKS_ALIGN);
@@ -104,18 +105,21 @@ static int luks_parse_slot(struct luks *l, unsigned i, struct rhea_error *err)
 {
     const uint8_t *at = l->raw + LUKS_AT_SLOTS + i * LUKS_SLOT_BYTES;
     struct luks_slot *s = &l->slots[i];
-    uint64_t room = luks_material_room(l->key_len);
+    uint64_t room =
+        align_up((uint64_t)l->key_len * LUKS_STRIPES, CRYPTO_SECTOR);
 
     s->active = load_be32(at) == LUKS_ACTIVE;
     s->iterations = load_be32(at + LUKS_SLOT_ITERATIONS);
     s->offset = (uint64_t)load_be32(at + LUKS_SLOT_OFFSET) * CRYPTO_SECTOR;
     if (!s->active && load_be32(at) != LUKS_INACTIVE)
         return luks_bad(err, "a key slot is neither active nor inactive");
-    if (load_be32(at + LUKS_SLOT_STRIPES) != LUKS_STRIPES)
+    /* What cryptsetup 1.0 left in slots that it had not used is of no
+     * matter: whoever fills one writes all its fields. */
+    if (s->active && load_be32(at + LUKS_SLOT_STRIPES) != LUKS_STRIPES)
         return luks_bad(err, "a key slot has not 4000 stripes");
     if (s->active && !s->iterations)
         return luks_bad(err, "a key slot has no iterations");
-    if (s->offset < LUKS_ALIGN)
+    if (s->offset < LUKS_HEADER)
         return luks_bad(err, "a key slot overlaps the header");
     if (s->offset + room > l->payload)
         return luks_bad(err, "a key slot overlaps the encrypted data");
@@ -140,7 +144,7 @@ int luks_parse(struct luks *l, uint64_t room, struct rhea_error *err)
     l->iterations = load_be32(l->raw + LUKS_AT_ITERATIONS);
     if (!l->key_len || l->key_len > CRYPTO_KEY_MAX)
         return luks_bad(err, "its key has an impossible length");
-    if (l->payload < LUKS_ALIGN)
+    if (l->payload < LUKS_HEADER)
         return luks_bad(err, "the encrypted data overlaps it");
     if (l->payload > room)
         return luks_bad(err, "the encrypted data begins past the end");

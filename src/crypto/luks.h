@@ -26,7 +26,7 @@ enum {
     LUKS_SALT = 32,
     LUKS_DIGEST = 20,
     LUKS_UUID = 40,
-    LUKS_ALIGN = 4096, /* key material begins and ends at multiples of it */
+    LUKS_ALIGN = 4096, /* new key material begins and ends at multiples of it */
     LUKS_ITER_TIME = 2000,
 };
 

@@ -125,6 +125,7 @@ static int slot_prepare(struct luks *l, unsigned slot, uint64_t iter_time,
 
     if (ret == 0)
         ret = kdf_benchmark(l->hash, l->key_len, iter_time, &iterations, err);
+    store_be32(raw + LUKS_SLOT_STRIPES, LUKS_STRIPES);
     store_be32(raw + LUKS_SLOT_ITERATIONS,
                RHEA_MAX(iterations, (uint32_t)SLOT_ITERATIONS_MIN));
     return ret;

@@ -137,6 +137,7 @@ static void every_cipher_reads_what_it_wrote(void)
         "cipher-alg=serpent-256 hash-alg=sha1",
         "cipher-alg=serpent-192 cipher-mode=cbc hash-alg=md5",
         "cipher-alg=twofish-256 cipher-mode=ecb hash-alg=ripemd160",
+        "cipher-alg=aes-128 hash-alg=whirlpool",
         "cipher-alg=cast5-128 cipher-mode=cbc hash-alg=sha224",
         "cipher-alg=aes-256 cipher-mode=xts ivgen-alg=essiv "
         "ivgen-hash-alg=md5 hash-alg=sha384",
@@ -237,11 +238,10 @@ static void damaged_headers_are_refused(void)
         {LUKS_AT_ITERATIONS, 0},                   /* none */
         {LUKS_AT_SLOTS, 1},                        /* state */
         {LUKS_AT_SLOTS + LUKS_SLOT_ITERATIONS, 0}, /* active, without */
-        {LUKS_AT_SLOTS + LUKS_SLOT_OFFSET, 7},     /* in the header */
-        {LUKS_AT_SLOTS + LUKS_SLOT_OFFSET, 9},     /* in the next slot */
+        {LUKS_AT_SLOTS + LUKS_SLOT_OFFSET, 1},     /* in the header */
+        {LUKS_AT_SLOTS + LUKS_SLOT_OFFSET, 13},    /* in the next slot */
         {LUKS_AT_SLOTS + LUKS_SLOT_OFFSET, UINT32_MAX},
         {LUKS_AT_SLOTS + LUKS_SLOT_STRIPES, 3999},
-        {LUKS_AT_SLOTS + 7 * LUKS_SLOT_BYTES + LUKS_SLOT_STRIPES, UINT32_MAX},
     };
     struct rhea_storage *s = make(1 << 20, "");
     uint8_t whole[LUKS_HEADER];
@@ -266,6 +266,38 @@ static void damaged_headers_are_refused(void)
     /* A file that ends inside of the header, and one inside of the slots. */
     CHECK_OK(rhea_storage_truncate(s, 500, &err), &err);
     CHECK(open_with(&f, s, NULL, RHEA_FORMAT_NO_IO) < 0);
+    rhea_storage_close(s);
+}
+
+/* Version 1.0 of cryptsetup put key material into any sector, and left fields
+ * of slots that were never used as they were. */
+static void headers_of_old_programs_are_read(void)
+{
+    struct rhea_storage *s = make(1 << 20, "");
+    struct rhea_format *f = NULL;
+    uint8_t material[64 * LUKS_STRIPES], sector[4] = {0, 0, 0, 2};
+    unsigned unused = LUKS_AT_SLOTS + 7 * LUKS_SLOT_BYTES + LUKS_SLOT_STRIPES;
+
+    CHECK_OK(rhea_storage_read(s, material, sizeof(material), 4096, &err),
+             &err);
+    CHECK_OK(rhea_storage_write(s, material, sizeof(material), 1024, &err),
+             &err);
+    CHECK_OK(rhea_storage_write(s, sector, 4, LUKS_AT_SLOTS + LUKS_SLOT_OFFSET,
+                                &err),
+             &err);
+    CHECK_OK(rhea_storage_write(s, "\0\0\0\0", 4, unused, &err), &err);
+    if (!CHECK_OK(open_with(&f, s, "sec0", RHEA_FORMAT_WRITE), &err))
+        return;
+    struct rhea_option add[] = {{"state", "active"},
+                                {"new-secret", "sec1"},
+                                {"keyslot", "7"},
+                                {"iter-time", "1"}};
+    CHECK_OK(f->ops->amend(f, add, 4, false, NULL, &err), &err);
+    CHECK_OK(f->ops->close(f, &err), &err);
+    CHECK_OK(rhea_storage_read(s, sector, 4, unused, &err), &err);
+    CHECK_EQ(load_be32(sector), LUKS_STRIPES);
+    CHECK_OK(open_with(&f, s, "sec1", 0), &err);
+    f->ops->close(f, NULL);
     rhea_storage_close(s);
 }
 
@@ -428,6 +460,7 @@ int main(int argc, char **argv)
     TEST(options_that_do_not_go_together_are_refused);
     TEST(a_wrong_passphrase_opens_nothing);
     TEST(damaged_headers_are_refused);
+    TEST(headers_of_old_programs_are_read);
     TEST(absurd_iterations_take_no_time);
     TEST(passphrases_come_and_go);
     TEST(a_new_passphrase_is_text);
