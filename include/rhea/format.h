@@ -187,6 +187,14 @@ struct rhea_files {
     int (*search)(void *opaque,
                   int (*accept)(void *accept_opaque, struct rhea_storage *file),
                   void *accept_opaque, char **out, struct rhea_error *err);
+    /* Replace all that file NAME, which is there, holds; NULL: the image's own
+     * file. At any time, and after a crash, it is the old or the new; durable
+     * when it returns 0. It is another file then: a storage that is open goes
+     * on to show the old one. */
+    int (*replace)(void *opaque, const char *name, const void *data, size_t len,
+                   struct rhea_error *err);
+    /* Remove file NAME, which may be open. */
+    int (*remove)(void *opaque, const char *name, struct rhea_error *err);
     void *opaque;
 };
 

@@ -20,6 +20,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "image/internal.h"
+#include "storage/file.h"
 
 enum {
     FILES_MAX = 4096,        /* that one image may be made of */
@@ -42,40 +43,91 @@ static bool files_name_stays(const char *name)
     return true;
 }
 
-/* NAME in the folder of BESIDE. */
-static char *files_path(const struct image_files *files, const char *name)
+/* NAME as the end of a URL: no part of it means anything but itself. */
+static char *files_encode(const char *name)
 {
-    RHEA_AUTO_FREE char *path = NULL;
-    char *plain = NULL;
-    if (*name == '/')
-        return strdup(name);
-    /* No name may look like a protocol. */
-    if (strchr(files->beside, '/'))
-        return image_name_combine(files->beside, name);
-    return asprintf(&plain, "./%s", name) < 0 ? NULL : plain;
+    static const char hex[] = "0123456789ABCDEF";
+    char *out = malloc(3 * strlen(name) + 1), *at = out;
+    for (; out && *name; name++) {
+        unsigned char c = (unsigned char)*name;
+        if (isalnum(c) || strchr("-._~/", c)) {
+            *at++ = *name;
+        } else {
+            *at++ = '%';
+            *at++ = hex[c >> 4];
+            *at++ = hex[c & 15];
+        }
+    }
+    if (out)
+        *at = 0;
+    return out;
 }
 
-static bool files_is_local(const struct image_files *files)
+/* NAME in the folder of BESIDE, such that nothing of it looks like a protocol
+ * unless BESIDE has one. */
+static char *files_path(const struct image_files *files, const char *name)
 {
-    return !storage_name_protocol(files->beside);
+    const char *beside = files->beside;
+    char *path = NULL;
+    if (*name == '/')
+        return strdup(name);
+    RHEA_AUTO_FREE char *encoded = files->local ? NULL : files_encode(name);
+    if (!files->local && !encoded)
+        return NULL;
+    size_t end = files->local ? strlen(beside) : strcspn(beside, "?#");
+    while (end && beside[end - 1] != '/')
+        end--;
+    bool odd = files->local && (!end || storage_name_protocol(beside));
+    return asprintf(&path, "%s%.*s%s", odd ? "./" : "", (int)end, beside,
+                    encoded ? encoded : name) < 0
+               ? NULL
+               : path;
+}
+
+/* Whether REAL, a path without links, is in the image's folder or below. */
+static int files_check_real(const struct image_files *files, const char *real,
+                            const char *name, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *start = files_path(files, ".");
+    RHEA_AUTO_FREE char *folder = start ? realpath(start, NULL) : NULL;
+    if (!folder)
+        return rhea_error_errno(
+            err, errno, "cannot find the folder of '%.300s'", files->beside);
+    size_t n = strlen(folder);
+    if (strncmp(real, folder, n) == 0 && (!real[n] || real[n] == '/' || n == 1))
+        return 0;
+    return rhea_error_set(err, EACCES,
+                          "the image refers to '%.300s', which leads to "
+                          "'%.300s', outside of the image's folder",
+                          name, real);
 }
 
 /* Whether PATH, links followed, is in the image's folder or below. */
 static int files_check_inside(const struct image_files *files, const char *path,
                               const char *name, struct rhea_error *err)
 {
-    RHEA_AUTO_FREE char *start = files_path(files, ".");
-    RHEA_AUTO_FREE char *folder = start ? realpath(start, NULL) : NULL;
     RHEA_AUTO_FREE char *real = realpath(path, NULL);
-    if (!folder || !real)
+    if (!real)
         return rhea_error_errno(err, errno, "cannot open '%.300s'", path);
-    size_t n = strlen(folder);
-    if (strncmp(real, folder, n) == 0 && (real[n] == '/' || n == 1))
-        return 0;
-    return rhea_error_set(err, EACCES,
-                          "the image refers to '%.300s', which leads to "
-                          "'%.300s', outside of the image's folder",
-                          name, real);
+    return files_check_real(files, real, name, err);
+}
+
+/* The same of a file that is not there yet: its folder has to be, and a link
+ * that leads to where nothing is may lead anywhere. */
+static int files_check_new(const struct image_files *files, const char *path,
+                           const char *name, struct rhea_error *err)
+{
+    struct stat st;
+    RHEA_AUTO_FREE char *folder = strdup(path);
+    if (!folder)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    folder[strrchr(folder, '/') - folder + 1] = 0;
+    if (lstat(path, &st) == 0)
+        return rhea_error_set(err, EACCES,
+                              "cannot make '%.300s': it is a link that leads "
+                              "to nothing",
+                              path);
+    return files_check_inside(files, folder, name, err);
 }
 
 static int files_check_name(const struct image_files *files, const char *name,
@@ -145,7 +197,7 @@ static int files_open(void *opaque, const char *name, bool write,
     RHEA_AUTO_FREE char *path = files_path(files, name);
     if (!path)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    if (files_is_local(files))
+    if (files->local)
         ret = files_check_inside(files, path, name, err);
     if (!write)
         flags &= ~RHEA_IMAGE_WRITE;
@@ -178,17 +230,124 @@ static int files_create(void *opaque, const char *name,
     RHEA_AUTO_FREE char *path = files_path(files, name);
     if (!path)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    bool existed = access(path, F_OK) == 0;
-    if (existed)
-        ret = files_check_inside(files, path, name, err);
-    else
-        ret = files_note_made(files, path, err);
+    bool existed = !files->local || access(path, F_OK) == 0;
+    if (files->local)
+        ret = existed ? files_check_inside(files, path, name, err)
+                      : files_check_new(files, path, name, err);
     if (!ret)
         ret = files_open_path(files, path,
                               files->flags | RHEA_IMAGE_WRITE |
                                   RHEA_IMAGE_EXCLUSIVE | NODE_CREATE,
                               out, err);
+    /* Somebody who has locked it has made it, too. */
+    if (!existed && ret != -EBUSY && access(path, F_OK) == 0) {
+        int noted = files_note_made(files, rhea_steal(path), err);
+        ret = ret ? ret : noted;
+    }
     return ret ? ret : rhea_storage_truncate(*out, 0, err);
+}
+
+/* --- Replacing and removing --- */
+
+/* The path, links followed, of file NAME, which is there and may be changed. */
+static int change_locate(const struct image_files *files, const char *name,
+                         char **path, struct rhea_error *err)
+{
+    if (!(files->flags & RHEA_IMAGE_WRITE))
+        return rhea_error_set(err, EBADF, "the image is open read-only");
+    int ret = name ? files_check_name(files, name, err) : 0;
+    if (ret)
+        return ret;
+    if (!files->beside || !files->local)
+        return rhea_error_set(err, ENOTSUP,
+                              "files of an image can only be exchanged where "
+                              "it is in a folder of this system");
+    RHEA_AUTO_FREE char *there =
+        name ? files_path(files, name) : strdup(files->beside);
+    if (!there)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    if (name)
+        ret = files_check_inside(files, there, name, err);
+    if (ret)
+        return ret;
+    *path = realpath(there, NULL);
+    return *path ? 0
+                 : rhea_error_errno(err, errno, "cannot find '%.300s'", there);
+}
+
+static int replace_write(int fd, const void *data, size_t len)
+{
+    const uint8_t *p = data;
+    while (len) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno != EINTR)
+            return errno;
+        if (n > 0) {
+            p += n;
+            len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+/* FD is a new file that is to take the place of PATH. Returns an errno. */
+static int replace_fill(const struct image_files *files, int fd,
+                        const char *path, const void *data, size_t len)
+{
+    struct stat st;
+    if (stat(path, &st) || fchmod(fd, st.st_mode & 07777))
+        return errno;
+    /* Not everybody may give a file away; then it is the user's. */
+    if (fchown(fd, st.st_uid, st.st_gid))
+        errno = 0;
+    int code = replace_write(fd, data, len);
+    if (!code && !(files->flags & RHEA_IMAGE_NO_FLUSH) && fsync(fd))
+        code = errno;
+    return code;
+}
+
+/*
+ * The new contents are a file of their own, durable before the name is given
+ * to it: at any time the name leads to the old ones or to the new ones, whole.
+ */
+static int files_replace(void *opaque, const char *name, const void *data,
+                         size_t len, struct rhea_error *err)
+{
+    const struct image_files *files = files_of(opaque);
+    RHEA_AUTO_FREE char *path = NULL;
+    RHEA_AUTO_FREE char *new_path = NULL;
+    int ret = change_locate(files, name, &path, err);
+    if (ret)
+        return ret;
+    if (asprintf(&new_path, "%s.XXXXXX", path) < 0) {
+        new_path = NULL;
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    }
+    int fd = mkostemp(new_path, O_CLOEXEC);
+    if (fd < 0)
+        return rhea_error_errno(err, errno,
+                                "cannot make a new file beside '%.300s'", path);
+    int code = replace_fill(files, fd, path, data, len);
+    if (close(fd) && !code)
+        code = errno;
+    if (!code && rename(new_path, path))
+        code = errno;
+    if (code) {
+        unlink(new_path);
+        return rhea_error_errno(err, code, "could not replace '%.300s'", path);
+    }
+    if (!(files->flags & RHEA_IMAGE_NO_FLUSH))
+        file_flush_folder(path);
+    return 0;
+}
+
+static int files_remove(void *opaque, const char *name, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *path = NULL;
+    int ret = change_locate(files_of(opaque), name, &path, err);
+    if (!ret && unlink(path))
+        ret = rhea_error_errno(err, errno, "could not remove '%.300s'", path);
+    return ret;
 }
 
 /* --- Parents --- */
@@ -236,10 +395,10 @@ static char *parent_beside(const char *name)
 {
     const char *last = parent_last_part(name);
     char *path = NULL;
-    bool odd = storage_name_protocol(last) || strcmp(last, "..") == 0;
-    if (asprintf(&path, "%s%s", odd ? "./" : "", odd ? "" : last) < 0)
-        return NULL;
-    return path;
+    bool odd = storage_name_protocol(last);
+    if (strcmp(last, "..") == 0)
+        last = "";
+    return asprintf(&path, "%s%s", odd ? "./" : "", last) < 0 ? NULL : path;
 }
 
 /* Windows' relative names with their folders: ".\a\b" is "a/b". NULL where
@@ -272,16 +431,17 @@ static bool parent_is_there(const struct image_files *files, const char *name)
 }
 
 /* Put into OUT what NAME can mean, best first; returns how many, NULL among
- * them where memory ran out. */
+ * them where memory ran out. An empty one means nothing. */
 static unsigned parent_meanings(const char *name, char *out[2])
 {
+    RHEA_AUTO_FREE char *decoded = parent_of_url(name);
     unsigned n = 0;
-    if (!parent_is_foreign(name)) {
-        char *path = parent_of_url(name);
-        out[n++] = path ? path : strdup(name);
-    } else if ((out[n] = parent_relative(name))) {
+    if (decoded)
+        name = decoded;
+    if (!parent_is_foreign(name))
+        out[n++] = strdup(name);
+    else if ((out[n] = parent_relative(name)))
         n++;
-    }
     out[n++] = parent_beside(name);
     return n;
 }
@@ -384,7 +544,7 @@ static int files_search(void *opaque,
     const struct image_files *files = files_of(opaque);
     const struct files_search s = {files, accept, accept_opaque};
     *out = NULL;
-    if (!files->beside || !files_is_local(files))
+    if (!files->beside || !files->local)
         return 0;
     int ret = search_folder(&s, "", out, err);
     if (ret)
@@ -402,10 +562,12 @@ struct image_files *image_files_new(const char *beside, unsigned flags,
 {
     struct image_files *files = calloc(1, sizeof(*files));
     if (files && beside) {
-        /* "file:" is no part of a path. */
-        if (strncmp(beside, "file:", 5) == 0)
-            beside += 5;
-        files->beside = strdup(beside);
+        const struct storage_driver *driver = storage_driver_of_name(beside);
+        /* "file:" is no part of a path, and what nobody knows is one. */
+        files->local = !driver || driver == &storage_driver_file;
+        files->beside = strdup(driver == &storage_driver_file
+                                   ? beside + storage_name_protocol(beside)
+                                   : beside);
     }
     if (!files || (beside && !files->beside)) {
         image_files_close(files, false);
@@ -420,6 +582,8 @@ struct image_files *image_files_new(const char *beside, unsigned flags,
         .create = files_create,
         .find_parent = files_find_parent,
         .search = files_search,
+        .replace = files_replace,
+        .remove = files_remove,
         .opaque = files,
     };
     return files;

@@ -73,6 +73,7 @@ struct image_files {
     struct rhea_files ops;
     char *beside; /* the image's own name, in whose folder they are; NULL: it is
                      in none */
+    bool local;   /* that is a folder of this system */
     unsigned flags; /* RHEA_IMAGE_* */
     struct rhea_storage **opened;
     char **made; /* paths of those that were not there before */

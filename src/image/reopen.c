@@ -31,20 +31,35 @@ static struct rhea_image *reopen_file(struct rhea_image *image, int *failed,
     return NULL;
 }
 
+/* Let others write to all files of IMAGE. */
+static int reopen_yield(struct rhea_image *image, struct rhea_error *err)
+{
+    int ret = 0;
+    if (image->flags & RHEA_IMAGE_NO_LOCK)
+        return 0;
+    ret = rhea_storage_lock(image->storage, RHEA_LOCK_READ, RHEA_LOCK_ALL, err);
+    for (size_t i = 0; !ret && i < image->files->n_opened; i++)
+        ret = rhea_storage_lock(image->files->opened[i], RHEA_LOCK_READ,
+                                RHEA_LOCK_ALL, err);
+    return ret;
+}
+
+static void reopen_take_back(struct rhea_image *image)
+{
+    image_lock(image->storage, image->flags, NULL);
+    for (size_t i = 0; i < image->files->n_opened; i++)
+        image_lock(image->files->opened[i], image->flags, NULL);
+}
+
 int rhea_image_allow_write(struct rhea_image *image, struct rhea_error *err)
 {
     if (image->flags & RHEA_IMAGE_WRITE)
         return 0;
-    /* Our own lock must not be in the way of the new one. */
-    bool locked = !(image->flags & RHEA_IMAGE_NO_LOCK);
-    int ret = locked ? rhea_storage_lock(image->storage, RHEA_LOCK_READ,
-                                         RHEA_LOCK_ALL, err)
-                     : 0;
-    if (ret)
-        return ret;
-    struct rhea_image *again = reopen_file(image, &ret, err);
+    /* Our own locks must not be in the way of the new ones. */
+    int ret = reopen_yield(image, err);
+    struct rhea_image *again = ret ? NULL : reopen_file(image, &ret, err);
     if (!again) {
-        image_lock(image->storage, image->flags, NULL);
+        reopen_take_back(image);
         return ret;
     }
 

@@ -81,9 +81,8 @@ static int file_pwrite(struct rhea_storage *s, const void *buf, size_t len,
     return ret;
 }
 
-/* Make the name of a newly created file durable. Not every file system can
- * flush a folder; those that cannot need not. */
-static void file_flush_folder(const char *path)
+/* Not every file system can flush a folder; those that cannot need not. */
+void file_flush_folder(const char *path)
 {
     RHEA_AUTO_FREE char *folder = strdup(path);
     if (!folder)

@@ -73,4 +73,8 @@ int file_prepare_new(struct rhea_storage *s, const struct storage_options *o,
 int file_lock(struct rhea_storage *s, unsigned perm, unsigned shared,
               struct rhea_error *err);
 
+/* Make names in the folder of PATH durable: of a new file, or of one that was
+ * renamed. */
+void file_flush_folder(const char *path);
+
 #endif
