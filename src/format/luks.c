@@ -20,6 +20,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"
+#include "format/prealloc.h"
 
 extern const struct rhea_format_ops rhea_format_luks;
 
@@ -300,40 +301,6 @@ static int luks_flush(struct rhea_format *f, struct rhea_error *err)
     return rhea_storage_flush(f->storage, err);
 }
 
-/* Space for [from, to) of the file. */
-static int luks_preallocate(struct rhea_storage *storage, const char *mode,
-                            uint64_t from, uint64_t to, struct rhea_error *err)
-{
-    RHEA_AUTO_FREE void *zeroes = NULL;
-    int ret = 0;
-
-    if (!strcmp(mode, "falloc") && from < to)
-        return rhea_storage_allocate(storage, from, to - from, err);
-    if (strcmp(mode, "full") != 0)
-        return rhea_storage_truncate(storage, to, err);
-    zeroes = calloc(1, LUKS_BOUNCE);
-    if (!zeroes)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    for (; ret == 0 && from < to; from += LUKS_BOUNCE)
-        ret = rhea_storage_write(storage, zeroes,
-                                 RHEA_MIN(to - from, (uint64_t)LUKS_BOUNCE),
-                                 from, err);
-    return ret;
-}
-
-static int luks_check_preallocation(const char *mode, struct rhea_error *err)
-{
-    static const char *const modes[] = {"off", "metadata", "falloc", "full"};
-
-    for (size_t i = 0; i < RHEA_ARRAY_SIZE(modes); i++)
-        if (!strcmp(mode, modes[i]))
-            return 0;
-    return rhea_error_set(err, EINVAL,
-                          "preallocation is 'off', 'falloc' or 'full', not "
-                          "'%s'",
-                          mode);
-}
-
 static int luks_parse_create(const struct rhea_option *options, size_t n,
                              struct luks_create *luks,
                              const char **preallocation, struct rhea_error *err)
@@ -350,7 +317,7 @@ static int luks_parse_create(const struct rhea_option *options, size_t n,
         if (ret < 0)
             return ret;
     }
-    return luks_check_preallocation(*preallocation, err);
+    return prealloc_check(*preallocation, err);
 }
 
 /* First the file's length, then the header: it needs no order, for until the
@@ -375,7 +342,7 @@ static int luks_create_image(struct rhea_storage *storage,
     if (how->size > (uint64_t)INT64_MAX - CRYPTO_SECTOR - luks.payload)
         return rhea_error_set(err, EFBIG, "the image's size is too large");
     size = luks.payload + align_up(how->size, CRYPTO_SECTOR);
-    ret = luks_preallocate(storage, preallocation, 0, size, err);
+    ret = prealloc_space(storage, preallocation, 0, size, err);
     return ret < 0 ? ret : luks_create(storage, 0, &luks, err);
 }
 
@@ -405,7 +372,7 @@ static int luks_resize(struct rhea_format *f, const struct rhea_resize *how,
     struct luks_image *image = luks_of(f);
     const char *mode = how->preallocation ? how->preallocation : "off";
     uint64_t old, new, size = align_up(how->size, CRYPTO_SECTOR);
-    int ret = luks_check_preallocation(mode, err);
+    int ret = prealloc_check(mode, err);
 
     if (ret < 0)
         return ret;
@@ -418,7 +385,7 @@ static int luks_resize(struct rhea_format *f, const struct rhea_resize *how,
     old = image->luks.payload + f->size;
     new = image->luks.payload + size;
     ret = new < old ? rhea_storage_truncate(f->storage, new, err)
-                    : luks_preallocate(f->storage, mode, old, new, err);
+                    : prealloc_space(f->storage, mode, old, new, err);
     if (ret == 0)
         ret = rhea_storage_flush(f->storage, err);
     if (ret == 0)

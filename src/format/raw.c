@@ -19,10 +19,11 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"
+#include "format/prealloc.h"
 
 extern const struct rhea_format_ops rhea_format_raw;
 
-enum { RAW_SECTOR = 512, RAW_FILL = 1 << 20 };
+enum { RAW_SECTOR = 512 };
 
 enum raw_kind {
     RAW_DATA,
@@ -224,22 +225,6 @@ static int raw_flush(struct rhea_format *f, struct rhea_error *err)
     return rhea_storage_flush(f->storage, err);
 }
 
-/* Zeroes that are really written, from FROM on. */
-static int raw_fill(struct rhea_storage *storage, uint64_t from, uint64_t size,
-                    struct rhea_error *err)
-{
-    RHEA_AUTO_FREE void *zeroes = calloc(1, RAW_FILL);
-    if (!zeroes)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    for (uint64_t at = from; at < size; at += RAW_FILL) {
-        int ret = rhea_storage_write(
-            storage, zeroes, (size_t)RHEA_MIN(size - at, RAW_FILL), at, err);
-        if (ret)
-            return ret;
-    }
-    return 0;
-}
-
 /* On a device or an export, whose size is what it is, the image may leave some
  * of it unused. */
 static int raw_set_size(struct rhea_storage *storage, uint64_t size,
@@ -278,7 +263,7 @@ static int raw_create(struct rhea_storage *storage,
     uint64_t size = align_up(how->size, RAW_SECTOR);
     int ret = 0;
     if (full)
-        ret = raw_fill(storage, 0, size, err);
+        ret = prealloc_fill(storage, 0, size, err);
     else if (falloc && size)
         ret = rhea_storage_allocate(storage, 0, size, err);
     else
@@ -328,7 +313,7 @@ static int raw_resize(struct rhea_format *f, const struct rhea_resize *how,
     if (falloc && new > old)
         ret = rhea_storage_allocate(f->storage, old, new - old, err);
     else if (full && new > old)
-        ret = raw_fill(f->storage, old, new, err);
+        ret = prealloc_fill(f->storage, old, new, err);
     else
         ret = rhea_storage_truncate(f->storage, new, err);
     if (ret) {

@@ -76,7 +76,7 @@ bool table_next_dirty(const struct table *t, size_t *cursor, uint64_t *offset,
     return false;
 }
 
-static int table_write_dirty(struct table *t, struct rhea_error *err)
+int table_write_plain(struct table *t, struct rhea_error *err)
 {
     size_t cursor = 0;
     uint64_t offset;
@@ -104,7 +104,7 @@ int table_write_back(struct table *t, struct rhea_error *err)
         return rhea_error_set(err, EIO,
                               "an earlier write to the image's tables failed");
     int ret =
-        t->write ? t->write(t->opaque, t, err) : table_write_dirty(t, err);
+        t->write ? t->write(t->opaque, t, err) : table_write_plain(t, err);
     t->failed = ret;
     for (size_t i = 0; !ret && i < t->n_sets * TABLE_WAYS; i++)
         page_clean(&t->pages[i]);

@@ -79,6 +79,8 @@ int table_write_back(struct table *t, struct rhea_error *err);
 /* Forget all; nothing may be dirty. */
 void table_drop(struct table *t);
 
+/* For table_write_fn: what happens where there is none. */
+int table_write_plain(struct table *t, struct rhea_error *err);
 /* For table_write_fn: the next run of dirty sectors from *CURSOR on, which
  * begins as 0. False: no more. */
 bool table_next_dirty(const struct table *t, size_t *cursor, uint64_t *offset,
