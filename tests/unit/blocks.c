@@ -156,9 +156,8 @@ static const struct blocks_ops toy_plain = {.map = toy_map,
                                             .link = toy_link,
                                             .zero = toy_zero,
                                             .write_back = toy_write_back};
-static const struct blocks_ops toy_no_zero = {.map = toy_map,
-                                              .link = toy_link,
-                                              .write_back = toy_write_back};
+static const struct blocks_ops toy_no_zero = {
+    .map = toy_map, .link = toy_link, .write_back = toy_write_back};
 static const struct blocks_ops toy_masked = {.map = toy_map,
                                              .link = toy_link,
                                              .write_back = toy_write_back,
@@ -216,8 +215,8 @@ static void toy_random(struct toy *t, uint64_t seed)
     toy_look(t, shadow);
     for (unsigned i = 0; i < 300; i++) {
         uint64_t at = test_random(&seed) % SIZE;
-        uint64_t len = test_random(&seed) % (test_random(&seed) % 3 ? 900
-                                                             : sizeof(buf));
+        uint64_t len =
+            test_random(&seed) % (test_random(&seed) % 3 ? 900 : sizeof(buf));
         len = RHEA_MIN(len, SIZE - at);
         if (test_random(&seed) % 4) {
             test_fill(buf, len, seed);

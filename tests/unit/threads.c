@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <rhea/image.h>
+#include <rhea/secret.h>
 #include <stdatomic.h>
 
 #include "base/checked.h"
@@ -40,6 +41,18 @@ struct worker {
     struct shared *s;
     uint64_t random;
     unsigned index;
+};
+
+/* What an image is created with, and what it is opened with. */
+struct kind {
+    const char *format;
+    const struct rhea_option *create;
+    size_t n_create;
+    const struct rhea_option *open;
+    size_t n_open;
+    const char *backing; /* NULL: none */
+    bool bitmap;         /* it has one that follows writes */
+    bool noise;          /* what was never written does not read as zeroes */
 };
 
 static bool is_zero(uint32_t stripe, uint32_t generation)
@@ -172,16 +185,78 @@ static void create(const char *path, const char *format,
     CHECK_OK(rhea_image_create(path, format, how, false, &err), &err);
 }
 
-static void work(const char *path, const char *format)
+static struct rhea_image *open_as(const char *path, const struct kind *kind,
+                                  unsigned flags)
+{
+    struct rhea_option options[4] = {{"driver", kind->format}};
+    struct rhea_image *image = NULL;
+    struct rhea_error err;
+
+    for (size_t i = 0; i < kind->n_open; i++)
+        options[i + 1] = kind->open[i];
+    CHECK_OK(rhea_image_open_named(&image, path, options, kind->n_open + 1,
+                                   flags, &err),
+             &err);
+    return image;
+}
+
+/* All bits of what was written are set. */
+static void check_bitmap(struct rhea_image *image)
+{
+    static uint8_t bits[DISK / 4096 / 8 + 1];
+    struct rhea_format *f = rhea_image_format(image);
+    struct rhea_error err;
+    uint64_t n = div_up(DISK, (uint64_t)4096);
+
+    CHECK_OK(f->ops->bitmap_load(f, "b", bits, div_up(n, (uint64_t)8), &err),
+             &err);
+    for (uint64_t i = 0; i < n; i++)
+        CHECK(bits[i / 8] & 1 << i % 8);
+}
+
+static void add_bitmap(const char *path, const struct kind *kind)
+{
+    struct rhea_image *image = open_as(path, kind, RHEA_IMAGE_WRITE);
+    char name[] = "b";
+    struct rhea_bitmap bitmap = {
+        .name = name, .granularity = 4096, .enabled = true};
+    struct rhea_error err;
+
+    CHECK_OK(rhea_image_bitmap_add(image, &bitmap, &err), &err);
+    CHECK_OK(rhea_image_close(image, &err), &err);
+}
+
+static void fill_with_zeroes(const char *path, const struct kind *kind)
+{
+    struct rhea_image *image = open_as(path, kind, RHEA_IMAGE_WRITE);
+    struct rhea_error err;
+
+    CHECK_OK(rhea_image_write_zeroes(image, 0, DISK, false, &err), &err);
+    CHECK_OK(rhea_image_close(image, &err), &err);
+}
+
+static void check_image(struct rhea_image *image)
+{
+    struct rhea_format *f = rhea_image_format(image);
+    struct rhea_check check = {0};
+    struct rhea_error err;
+
+    if (f->ops->check && CHECK_OK(f->ops->check(f, 0, &check, &err), &err)) {
+        CHECK_EQ(check.corruptions, 0);
+        CHECK_EQ(check.errors, 0);
+        CHECK_EQ(check.leaks, 0);
+    }
+}
+
+static void work(const char *path, const struct kind *kind)
 {
     static struct shared s;
     struct worker workers[WRITERS + READERS];
     struct rhea_error err;
 
     memset(&s, 0, sizeof(s));
-    if (!CHECK_OK(
-            rhea_image_open(&s.image, path, format, RHEA_IMAGE_WRITE, &err),
-            &err))
+    s.image = open_as(path, kind, RHEA_IMAGE_WRITE);
+    if (!s.image)
         return;
     atomic_store(&s.writers, WRITERS);
     for (unsigned i = 0; i < WRITERS + READERS; i++) {
@@ -196,41 +271,47 @@ static void work(const char *path, const char *format)
     CHECK_OK(rhea_image_close(s.image, &err), &err);
 
     /* And all of it is in the file. */
-    if (!CHECK_OK(rhea_image_open(&s.image, path, format, 0, &err), &err))
+    s.image = open_as(path, kind, 0);
+    if (!s.image)
         return;
     for (uint32_t i = 0; i < STRIPES; i++)
         read_stripe(&s, i);
-    struct rhea_format *f = rhea_image_format(s.image);
-    struct rhea_check check = {0};
-    if (f->ops->check && CHECK_OK(f->ops->check(f, 0, &check, &err), &err)) {
-        CHECK_EQ(check.corruptions, 0);
-        CHECK_EQ(check.errors, 0);
-        CHECK_EQ(check.leaks, 0);
-    }
+    check_image(s.image);
+    if (kind->bitmap)
+        check_bitmap(s.image);
     CHECK_OK(rhea_image_close(s.image, &err), &err);
     CHECK(!s.wrong);
     if (s.wrong)
         printf("# %u wrong, first: %s\n", s.wrong, s.first_wrong);
 }
 
-static void run(const char *format, const struct rhea_option *options, size_t n,
-                const char *backing)
+static void run(const struct kind *kind)
 {
     const struct rhea_create how = {.size = DISK,
-                                    .backing_file = backing,
-                                    .backing_format = backing ? "raw" : NULL,
-                                    .options = options,
-                                    .n_options = n};
+                                    .backing_file = kind->backing,
+                                    .backing_format =
+                                        kind->backing ? "raw" : NULL,
+                                    .options = kind->create,
+                                    .n_options = kind->n_create};
     const char *path = test_path("image");
 
-    create(path, format, &how);
-    work(path, format);
+    create(path, kind->format, &how);
+    if (kind->bitmap)
+        add_bitmap(path, kind);
+    if (kind->noise)
+        fill_with_zeroes(path, kind);
+    work(path, kind);
     unlink(path);
+}
+
+static void run_qcow2(const struct rhea_option *options, size_t n)
+{
+    run(&(struct kind){.format = "qcow2", .create = options, .n_create = n});
 }
 
 static void raw_image(void)
 {
-    run("raw", NULL, 0, NULL);
+    run(&(struct kind){.format = "raw"});
 }
 
 static void qed_image(void)
@@ -238,14 +319,14 @@ static void qed_image(void)
     const struct rhea_option small[] = {{"cluster_size", "4k"},
                                         {"table_size", "1"}};
 
-    run("qed", small, 2, NULL);
+    run(&(struct kind){.format = "qed", .create = small, .n_create = 2});
 }
 
 static void qcow2_image(void)
 {
     const struct rhea_option small[] = {{"cluster_size", "4k"}};
 
-    run("qcow2", small, 1, NULL);
+    run_qcow2(small, 1);
 }
 
 static void qcow2_image_of_tiny_clusters(void)
@@ -253,7 +334,7 @@ static void qcow2_image_of_tiny_clusters(void)
     const struct rhea_option tiny[] = {{"cluster_size", "512"},
                                        {"refcount_bits", "1"}};
 
-    run("qcow2", tiny, 2, NULL);
+    run_qcow2(tiny, 2);
 }
 
 static void qcow2_image_with_subclusters(void)
@@ -261,7 +342,7 @@ static void qcow2_image_with_subclusters(void)
     const struct rhea_option sub[] = {{"cluster_size", "16k"},
                                       {"extended_l2", "on"}};
 
-    run("qcow2", sub, 2, NULL);
+    run_qcow2(sub, 2);
 }
 
 static void qcow2_image_over_a_backing_file(void)
@@ -271,18 +352,73 @@ static void qcow2_image_over_a_backing_file(void)
     const char *path = test_path("base");
 
     create(path, "raw", &how);
-    run("qcow2", small, 1, path);
+    run(&(struct kind){
+        .format = "qcow2", .create = small, .n_create = 1, .backing = path});
     unlink(path);
+}
+
+static void qcow2_image_with_a_bitmap(void)
+{
+    const struct rhea_option small[] = {{"cluster_size", "4k"},
+                                        {"lazy_refcounts", "on"}};
+
+    run(&(struct kind){
+        .format = "qcow2", .create = small, .n_create = 2, .bitmap = true});
+}
+
+static void qcow2_image_with_a_data_file(void)
+{
+    const char *path = test_path("data");
+    const struct rhea_option options[] = {
+        {"cluster_size", "4k"}, {"data_file", path}, {"data_file_raw", "on"}};
+
+    run_qcow2(options, 3);
+    unlink(path);
+}
+
+static void encrypted_qcow2_image(void)
+{
+    const struct rhea_option options[] = {{"cluster_size", "4k"},
+                                          {"encrypt.format", "luks"},
+                                          {"encrypt.key-secret", "s"},
+                                          {"encrypt.iter-time", "1"}};
+    const struct rhea_option key[] = {{"encrypt.key-secret", "s"}};
+
+    run(&(struct kind){.format = "qcow2",
+                       .create = options,
+                       .n_create = 4,
+                       .open = key,
+                       .n_open = 1});
+}
+
+static void luks_image(void)
+{
+    const struct rhea_option options[] = {{"key-secret", "s"},
+                                          {"iter-time", "1"}};
+
+    run(&(struct kind){.format = "luks",
+                       .create = options,
+                       .n_create = 2,
+                       .open = options,
+                       .n_open = 1,
+                       .noise = true});
 }
 
 int main(int argc, char **argv)
 {
+    const struct rhea_option secret[] = {{"id", "s"}, {"data", "passphrase"}};
+
     test_init(argc, argv);
+    CHECK_OK(rhea_secret_add(secret, 2, NULL), NULL);
     TEST(raw_image);
     TEST(qed_image);
     TEST(qcow2_image);
     TEST(qcow2_image_of_tiny_clusters);
     TEST(qcow2_image_with_subclusters);
     TEST(qcow2_image_over_a_backing_file);
+    TEST(qcow2_image_with_a_bitmap);
+    TEST(qcow2_image_with_a_data_file);
+    TEST(encrypted_qcow2_image);
+    TEST(luks_image);
     return test_finish();
 }
