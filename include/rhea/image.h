@@ -24,9 +24,11 @@ enum {
     RHEA_IMAGE_NO_LOCK = 1 << 3,    /* `-U`: even if in use (read only) */
     RHEA_IMAGE_EXCLUSIVE = 1 << 4,  /* share with nobody, not even readers */
     RHEA_IMAGE_DIRECT = 1 << 5,
-    RHEA_IMAGE_NO_IO = 1 << 6,    /* guest bytes will not be asked for, see
-                                     RHEA_FORMAT_NO_IO; also below */
-    RHEA_IMAGE_NO_FLUSH = 1 << 7, /* see RHEA_FILE_NO_FLUSH */
+    RHEA_IMAGE_NO_IO = 1 << 6,        /* guest bytes will not be asked for, see
+                                         RHEA_FORMAT_NO_IO; also below */
+    RHEA_IMAGE_NO_FLUSH = 1 << 7,     /* see RHEA_FILE_NO_FLUSH */
+    RHEA_IMAGE_COPY_ON_READ = 1 << 8, /* what is read from below this image is
+                                         copied into it; needs WRITE */
 };
 
 /* The most images one chain may have. */
@@ -71,6 +73,9 @@ RHEA_API const char *rhea_image_filename(const struct rhea_image *image);
 /* The name of its format or, where it is nothing but a storage (opened by
  * "driver=file" and so on), of the storage's driver. */
 RHEA_API const char *rhea_image_driver(const struct rhea_image *image);
+/* The same of its child "file", "data-file" or "backing". NULL: it has none. */
+RHEA_API const char *rhea_image_child_driver(const struct rhea_image *image,
+                                             const char *child);
 RHEA_API struct rhea_format *rhea_image_format(struct rhea_image *image);
 RHEA_API struct rhea_storage *rhea_image_storage(struct rhea_image *image);
 /* Bytes that the blocks of all files of this one image occupy. -EINVAL: some of

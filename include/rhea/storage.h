@@ -55,6 +55,10 @@ struct rhea_storage_ops {
      * PUNCH, give its blocks back where that is possible. */
     int (*zero)(struct rhea_storage *s, uint64_t offset, uint64_t len,
                 bool punch, struct rhea_error *err);
+    /* The bytes are needed no more: what can be given back of them is, and
+     * reads as zeroes from then on. NULL: zero, with PUNCH, does it. */
+    int (*discard)(struct rhea_storage *s, uint64_t offset, uint64_t len,
+                   struct rhea_error *err);
     /* Reserve blocks for the range, so that writing it cannot fail for lack
      * of space. Changes no byte inside the storage; the storage grows with
      * zeroes to the end of the range. -ENOSPC when there is no room, and then
@@ -144,6 +148,8 @@ RHEA_API int rhea_storage_truncate(struct rhea_storage *s, uint64_t size,
 RHEA_API int rhea_storage_zero(struct rhea_storage *s, uint64_t offset,
                                uint64_t len, bool punch,
                                struct rhea_error *err);
+RHEA_API int rhea_storage_discard(struct rhea_storage *s, uint64_t offset,
+                                  uint64_t len, struct rhea_error *err);
 RHEA_API int rhea_storage_allocate(struct rhea_storage *s, uint64_t offset,
                                    uint64_t len, struct rhea_error *err);
 RHEA_API int rhea_storage_extent(struct rhea_storage *s, uint64_t offset,

@@ -216,8 +216,8 @@ static int raw_write_zeroes(struct rhea_format *f, uint64_t offset,
 static int raw_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
                        struct rhea_error *err)
 {
-    return rhea_storage_zero(f->storage, ((struct raw *)f)->offset + offset,
-                             len, true, err);
+    return rhea_storage_discard(f->storage, ((struct raw *)f)->offset + offset,
+                                len, err);
 }
 
 static int raw_flush(struct rhea_format *f, struct rhea_error *err)

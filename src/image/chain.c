@@ -10,15 +10,6 @@
 #include "image/opening.h"
 #include "image/path.h"
 
-/* Whether options of a backing image say where it is, so that the name in the
- * image above does not. */
-static bool chain_names_file(const struct storage_options *options)
-{
-    return storage_options_peek(options, "filename") ||
-           storage_options_peek(options, "file.filename") ||
-           storage_options_peek(options, "file.driver");
-}
-
 /* What is below LAST is to be opened as OPTIONS, and as *NAME where that is not
  * NULL. *DONE: nothing is below. */
 static int chain_look_below(struct rhea_image *last, char **name,
@@ -37,7 +28,7 @@ static int chain_look_below(struct rhea_image *last, char **name,
     if (ret)
         return ret;
     last->backing_overridden = options->n;
-    if (chain_names_file(options))
+    if (node_options_name_file(options))
         return 0;
     *done = !info.backing_file;
     if (*done && options->n)
@@ -147,10 +138,21 @@ int node_open_image(struct rhea_image **out, const char *name,
                     struct node_opening *opening, struct rhea_error *err)
 {
     struct rhea_image *image;
-    int ret = image_open_one(&image, name, options, flags, NULL, opening, err);
+    int ret = 0;
+    if (name && node_name_is_json(name)) {
+        ret = node_parse_json(name, options, err);
+        name = NULL;
+    }
+    const char *driver = storage_options_peek(options, "driver");
+    if (!ret && driver && image_filter_find(driver))
+        return image_filter_open(out, name, options, flags, opening, err);
+    if (!ret)
+        ret = image_open_one(&image, name, options, flags, NULL, opening, err);
     if (ret)
         return ret;
     ret = image_open_chain(image, opening, err);
+    if (!ret && flags & RHEA_IMAGE_COPY_ON_READ)
+        ret = image_filter_add(image, IMAGE_FILTER_COPY_ON_READ, err);
     if (ret) {
         rhea_image_close(image, NULL);
         return ret;
@@ -245,6 +247,8 @@ int rhea_image_close(struct rhea_image *image, struct rhea_error *err)
         node_description_finish(&image->file_description);
         node_description_finish(&image->data_description);
         storage_options_finish(&image->options);
+        if (image->filters)
+            pthread_rwlock_destroy(&image->order);
         free(image->asked);
         free(image->filename);
         free(image);
@@ -268,6 +272,21 @@ const char *rhea_image_driver(const struct rhea_image *image)
     return image->driver;
 }
 
+const char *rhea_image_child_driver(const struct rhea_image *image,
+                                    const char *child)
+{
+    const struct node_description *d =
+        strcmp(child, "file") == 0        ? &image->file_description
+        : strcmp(child, "data-file") == 0 ? &image->data_description
+                                          : NULL;
+    if (!d)
+        return strcmp(child, "backing") == 0 && image->backing
+                   ? image->backing->driver
+                   : NULL;
+    return d->full ? json_string_value(json_object_get(d->full, "driver"))
+                   : NULL;
+}
+
 struct rhea_format *rhea_image_format(struct rhea_image *image)
 {
     return image->format;
@@ -280,7 +299,7 @@ struct rhea_storage *rhea_image_storage(struct rhea_image *image)
 
 struct rhea_image *rhea_image_backing(struct rhea_image *image)
 {
-    return image->backing;
+    return image_mapped(image)->backing;
 }
 
 void rhea_image_info(struct rhea_image *image, struct rhea_format_info *info)

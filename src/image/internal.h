@@ -2,6 +2,8 @@
 #ifndef RHEA_IMAGE_INTERNAL_H
 #define RHEA_IMAGE_INTERNAL_H
 
+#include <pthread.h>
+
 #include <rhea/image.h>
 
 #include "image/node.h"
@@ -26,12 +28,56 @@ struct rhea_image {
     bool backing_overridden; /* its backing image is not, or not as, it says */
     bool guessed_raw; /* nobody said that it is raw; see image_guard_raw */
     bool is_raw;
-    bool is_plain_raw; /* the whole of its storage, from the start */
+    bool is_plain_raw;      /* the whole of its storage, from the start */
+    unsigned filters;       /* IMAGE_FILTER_*, filter.c */
+    pthread_rwlock_t order; /* where there are filters: held for reading by
+                               writers, for writing by whoever writes what it
+                               has read before */
+    /* Where the image is but a storage in front of another image's bytes
+     * (blkdebug): that image, which knows how they are mapped. NULL: it is not
+     * so. */
+    struct rhea_image *through;
     bool blind; /* its backing file was left out: no guest writes, they would
                    fill new clusters with what is not there */
     bool has_identity;
     uint64_t device, inode;
 };
+
+/* The image that knows how IMAGE's bytes are mapped. */
+static inline struct rhea_image *image_mapped(struct rhea_image *image)
+{
+    while (image->through)
+        image = image->through;
+    return image;
+}
+
+/* filter.c */
+
+enum {
+    IMAGE_FILTER_COPY_ON_READ = 1 << 0,
+    IMAGE_FILTER_COMPRESS = 1 << 1,
+};
+/* What filter DRIVER is; 0: none. */
+unsigned image_filter_find(const char *driver);
+/* As node_open_image, for such a driver. */
+int image_filter_open(struct rhea_image **out, const char *name,
+                      struct storage_options *options, unsigned flags,
+                      struct node_opening *opening, struct rhea_error *err);
+int image_filter_add(struct rhea_image *image, unsigned filter,
+                     struct rhea_error *err);
+/* What rhea_image_read and rhea_image_write do then. The range lies inside the
+ * image, which may be written to. */
+int image_filter_read(struct rhea_image *image, uint8_t *buf, size_t len,
+                      uint64_t offset, struct rhea_error *err);
+int image_filter_write(struct rhea_image *image, const uint8_t *buf, size_t len,
+                       uint64_t offset, struct rhea_error *err);
+
+/* io.c */
+
+/* Guest bytes through the chain, past all filters. */
+int image_read_plain(struct rhea_image *image, uint8_t *buf, size_t len,
+                     uint64_t offset, struct rhea_error *err);
+bool image_is_zero(const uint8_t *buf, size_t len);
 
 /* name.c */
 

@@ -72,8 +72,8 @@ static int io_read_extent(struct rhea_image *image, const struct rhea_extent *x,
     return 0;
 }
 
-static int io_read(struct rhea_image *image, uint8_t *buf, size_t len,
-                   uint64_t offset, struct rhea_error *err)
+int image_read_plain(struct rhea_image *image, uint8_t *buf, size_t len,
+                     uint64_t offset, struct rhea_error *err)
 {
     /* A raw file's holes need not be looked for to be read. */
     if (image->is_plain_raw) {
@@ -108,14 +108,16 @@ int image_read_below(void *opaque, uint64_t offset, void *buf, size_t len,
     uint64_t size = rhea_image_size(image);
     size_t inside = offset < size ? (size_t)RHEA_MIN(len, size - offset) : 0;
     memset((uint8_t *)buf + inside, 0, len - inside);
-    return io_read(image, buf, inside, offset, err);
+    return image_read_plain(image, buf, inside, offset, err);
 }
 
 int rhea_image_read(struct rhea_image *image, void *buf, size_t len,
                     uint64_t offset, struct rhea_error *err)
 {
     int ret = io_check_range(image, "read", offset, len, err);
-    return ret ? ret : io_read(image, buf, len, offset, err);
+    if (!ret && image->filters & IMAGE_FILTER_COPY_ON_READ)
+        return image_filter_read(image, buf, len, offset, err);
+    return ret ? ret : image_read_plain(image, buf, len, offset, err);
 }
 
 /*
@@ -145,9 +147,40 @@ static int image_guard_raw(struct rhea_image *image, const uint8_t *buf,
                           image->filename);
 }
 
-static bool io_is_zero(const uint8_t *buf, size_t len)
+bool image_is_zero(const uint8_t *buf, size_t len)
 {
     return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+/* Around a write that a filter must not come between. */
+static void io_begin(struct rhea_image *image)
+{
+    if (image->filters)
+        pthread_rwlock_rdlock(&image->order);
+}
+
+static int io_end(struct rhea_image *image, int ret)
+{
+    if (image->filters)
+        pthread_rwlock_unlock(&image->order);
+    return ret;
+}
+
+static int io_write(struct rhea_image *image, const void *buf, size_t len,
+                    uint64_t offset, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    io_begin(image);
+    return io_end(image, ops->write(image->format, offset, buf, len, err));
+}
+
+static int io_write_zeroes(struct rhea_image *image, uint64_t offset,
+                           uint64_t len, bool unmap, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    io_begin(image);
+    return io_end(image,
+                  ops->write_zeroes(image->format, offset, len, unmap, err));
 }
 
 int rhea_image_write(struct rhea_image *image, const void *buf, size_t len,
@@ -161,11 +194,12 @@ int rhea_image_write(struct rhea_image *image, const void *buf, size_t len,
     if (ret || len == 0)
         return ret;
     if (image->detect_zeroes != NODE_ZEROES_OFF && ops->write_zeroes &&
-        io_is_zero(buf, len))
-        return ops->write_zeroes(image->format, offset, len,
-                                 image->detect_zeroes == NODE_ZEROES_UNMAP,
-                                 err);
-    return ops->write(image->format, offset, buf, len, err);
+        image_is_zero(buf, len))
+        return io_write_zeroes(image, offset, len,
+                               image->detect_zeroes == NODE_ZEROES_UNMAP, err);
+    if (image->filters & IMAGE_FILTER_COMPRESS)
+        return image_filter_write(image, buf, len, offset, err);
+    return io_write(image, buf, len, offset, err);
 }
 
 static int io_write_zero_bytes(struct rhea_image *image, uint64_t offset,
@@ -197,7 +231,7 @@ int rhea_image_write_zeroes(struct rhea_image *image, uint64_t offset,
         return 0;
     if (!ops->write_zeroes)
         return io_write_zero_bytes(image, offset, len, err);
-    return ops->write_zeroes(image->format, offset, len, unmap, err);
+    return io_write_zeroes(image, offset, len, unmap, err);
 }
 
 int rhea_image_discard(struct rhea_image *image, uint64_t offset, uint64_t len,
@@ -207,7 +241,8 @@ int rhea_image_discard(struct rhea_image *image, uint64_t offset, uint64_t len,
     int ret = io_check_write(image, offset, len, err);
     if (ret || len == 0 || !ops->discard)
         return ret;
-    return ops->discard(image->format, offset, len, err);
+    io_begin(image);
+    return io_end(image, ops->discard(image->format, offset, len, err));
 }
 
 int rhea_image_flush(struct rhea_image *image, struct rhea_error *err)
@@ -232,6 +267,8 @@ int rhea_image_map_above(struct rhea_image *image, struct rhea_image *end,
         return rhea_error_set(err, EINVAL, "cannot map 0 bytes of '%s'",
                               image->filename);
     for (unsigned depth = 0;; depth++) {
+        if (image != end)
+            image = image_mapped(image);
         *extent = (struct rhea_image_extent){
             .extent = {.kind = RHEA_EXTENT_UNALLOCATED, .length = len},
             .depth = depth,

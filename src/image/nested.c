@@ -100,6 +100,21 @@ static int nested_zero(struct rhea_storage *s, uint64_t offset, uint64_t len,
     return ret;
 }
 
+/* What is not there need not be given back. */
+static int nested_discard(struct rhea_storage *s, uint64_t offset, uint64_t len,
+                          struct rhea_error *err)
+{
+    struct nested *n = (struct nested *)s;
+    pthread_rwlock_rdlock(&n->lock);
+    uint64_t size = rhea_image_size(n->image);
+    int ret = 0;
+    if (offset < size)
+        ret = rhea_image_discard(n->image, offset, RHEA_MIN(len, size - offset),
+                                 err);
+    pthread_rwlock_unlock(&n->lock);
+    return ret;
+}
+
 /* Space for what is written later cannot be promised by every format; growing
  * is all that is done. */
 static int nested_allocate(struct rhea_storage *s, uint64_t offset,
@@ -178,6 +193,7 @@ static const struct rhea_storage_ops nested_ops = {
     .size = nested_size,
     .truncate = nested_truncate,
     .zero = nested_zero,
+    .discard = nested_discard,
     .allocate = nested_allocate,
     .extent = nested_extent,
     .lock = nested_lock,
@@ -185,10 +201,17 @@ static const struct rhea_storage_ops nested_ops = {
     .close = nested_close,
 };
 
+struct rhea_image *nested_image(struct rhea_storage *s)
+{
+    while (s && s->ops != &nested_ops)
+        s = s->ops->inner ? s->ops->inner(s) : NULL;
+    return s ? ((struct nested *)s)->image : NULL;
+}
+
 int nested_open(struct rhea_storage **out, struct rhea_image *image,
                 struct rhea_error *err)
 {
-    if (image->is_raw)
+    if (image->is_raw && !image->filters)
         return slice_open(out, image, err);
     struct nested *n = calloc(1, sizeof(*n));
     char *path = strdup(image->filename);

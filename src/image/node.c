@@ -127,6 +127,13 @@ int node_take_child(const struct storage_options *from, const char *child,
     return storage_options_extract(from, prefix, options, err);
 }
 
+bool node_options_name_file(const struct storage_options *options)
+{
+    return storage_options_peek(options, "filename") ||
+           storage_options_peek(options, "file.filename") ||
+           storage_options_peek(options, "file.driver");
+}
+
 /* A storage while it is opened, for its driver to open its child. */
 struct node_parent {
     const struct storage_options *options;
@@ -142,13 +149,15 @@ static int parent_open_child(void *opaque, const char *child, const char *name,
     struct node_parent *parent = opaque;
     struct storage_options options = {0};
     int ret = node_take_child(parent->options, child, &options, err);
+    if (node_options_name_file(&options))
+        name = NULL;
     if (!ret && options.n == 0 && !name)
         ret = rhea_error_set(err, EINVAL, "there is no option %s.filename",
                              child);
     if (!ret) {
         node_description_finish(&parent->child);
-        ret = node_open_storage(out, &parent->child, options.n ? NULL : name,
-                                &options, parent->flags, parent->opening, err);
+        ret = node_open_storage(out, &parent->child, name, &options,
+                                parent->flags, parent->opening, err);
     }
     if (!ret)
         snprintf(parent->child_name, sizeof(parent->child_name), "%s", child);
@@ -338,7 +347,8 @@ int node_open_storage(struct rhea_storage **out, struct node_description *d,
         name = NULL;
     }
     const char *asked = storage_options_peek(options, "driver");
-    if (!ret && asked && rhea_format_find(asked)) {
+    if (!ret && asked &&
+        (rhea_format_find(asked) || image_filter_find(asked))) {
         ret = node_open_nested(out, d, name, options, flags, opening, err);
     } else {
         if (!ret)

@@ -89,10 +89,17 @@ int node_open_image(struct rhea_image **out, const char *name,
 int nested_open(struct rhea_storage **out, struct rhea_image *image,
                 struct rhea_error *err);
 
-/* The same where IMAGE is raw. */
+/* The image whose guest bytes S, or what S stands in front of, is, unless it is
+ * raw; NULL: none. */
+struct rhea_image *nested_image(struct rhea_storage *s);
+
+/* The same where IMAGE is raw, without a filter. */
 int slice_open(struct rhea_storage **out, struct rhea_image *image,
                struct rhea_error *err);
 
+/* Whether OPTIONS of a node say where it is, so that a name besides them does
+ * not. */
+bool node_options_name_file(const struct storage_options *options);
 /* Add what is at FROM, without the "CHILD." in front, to *OPTIONS. A value
  * "CHILD" itself would be the name of a node that is open already: an error. */
 int node_take_child(const struct storage_options *from, const char *child,

@@ -21,8 +21,8 @@ enum {
     PROBE_BYTES = 4096,
     PROBE_TAIL_BYTES = 512,
     /* What is said of an image and not of one that its bytes come from. */
-    OPEN_TOP_FLAGS =
-        RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_NO_IO | RHEA_IMAGE_CHECK,
+    OPEN_TOP_FLAGS = RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_NO_IO |
+                     RHEA_IMAGE_CHECK | RHEA_IMAGE_COPY_ON_READ,
 };
 
 /* Some formats are told by their end only. */
@@ -351,6 +351,8 @@ int image_open_one(struct rhea_image **out, const char *name,
         image_identify(image);
         ret = open_check_chain(top, image, err);
     }
+    if (!ret && image->is_protocol)
+        image->through = nested_image(image->storage);
     if (!ret)
         ret = image_lock(image->storage, image->flags, err);
     if (!ret)

@@ -56,6 +56,7 @@ static int64_t slice_pread(struct rhea_storage *storage, void *buf, size_t len,
     if (ret || offset >= end)
         return ret;
     len = (size_t)RHEA_MIN(len, end - offset);
+    rhea_storage_event(s->below, "read_aio");
     return s->below->ops->pread(s->below, buf, len, s->start + offset, err);
 }
 
@@ -65,6 +66,7 @@ static int slice_pwrite(struct rhea_storage *storage, const void *buf,
     struct slice *s = (struct slice *)storage;
     if (!slice_holds(s, offset, len))
         return slice_past(s, "write", offset, len, err);
+    rhea_storage_event(s->below, "write_aio");
     return rhea_storage_write(s->below, buf, len, s->start + offset, err);
 }
 
@@ -94,6 +96,15 @@ static int slice_zero(struct rhea_storage *storage, uint64_t offset,
     if (!slice_holds(s, offset, len))
         return slice_past(s, "zero", offset, len, err);
     return rhea_storage_zero(s->below, s->start + offset, len, punch, err);
+}
+
+static int slice_discard(struct rhea_storage *storage, uint64_t offset,
+                         uint64_t len, struct rhea_error *err)
+{
+    struct slice *s = (struct slice *)storage;
+    if (!slice_holds(s, offset, len))
+        return slice_past(s, "discard", offset, len, err);
+    return rhea_storage_discard(s->below, s->start + offset, len, err);
 }
 
 static int slice_allocate(struct rhea_storage *storage, uint64_t offset,
@@ -158,6 +169,7 @@ static const struct rhea_storage_ops slice_ops = {
     .size = slice_size,
     .truncate = slice_truncate,
     .zero = slice_zero,
+    .discard = slice_discard,
     .allocate = slice_allocate,
     .extent = slice_extent,
     .prefetch = slice_prefetch,

@@ -259,6 +259,7 @@ static const struct rhea_storage_ops blkdebug_ops = {
     .size = storage_wrapper_size,
     .truncate = blkdebug_truncate,
     .zero = blkdebug_zero,
+    .discard = blkdebug_discard,
     .allocate = blkdebug_allocate,
     .extent = blkdebug_extent,
     .lock = blkdebug_lock,
@@ -272,6 +273,10 @@ static int driver_parse(const char *name, struct storage_options *options,
 {
     const char *config = name + storage_name_protocol(name);
     const char *colon = strchr(config, ':');
+    /* A name without "blkdebug:" is the child's. */
+    if (storage_driver_of_name(name) != &storage_driver_blkdebug)
+        return storage_options_set(options, "x-image", name,
+                                   STORAGE_OPTION_STRING, err);
     if (!colon)
         return rhea_error_set(
             err, EINVAL, "'%s' is not of the form blkdebug:CONFIG:FILE", name);

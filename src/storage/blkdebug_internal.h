@@ -47,5 +47,7 @@ int blkdebug_pwrite(struct rhea_storage *s, const void *buf, size_t len,
                     uint64_t offset, struct rhea_error *err);
 int blkdebug_zero(struct rhea_storage *s, uint64_t offset, uint64_t len,
                   bool punch, struct rhea_error *err);
+int blkdebug_discard(struct rhea_storage *s, uint64_t offset, uint64_t len,
+                     struct rhea_error *err);
 
 #endif

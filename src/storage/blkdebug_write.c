@@ -166,11 +166,9 @@ int blkdebug_zero(struct rhea_storage *s, uint64_t offset, uint64_t len,
     uint64_t most = b->max_write_zero ? b->max_write_zero : UINT64_MAX;
     if (punch && b->max_discard)
         most = RHEA_MIN(most, b->max_discard);
-    uint64_t end = offset + len, from = offset, to = end;
-    if (is_power_of_2(unit)) {
-        from = align_up(offset, unit);
-        to = align_down(end, unit);
-    }
+    uint64_t end = offset + len;
+    /* No power of 2, perhaps. */
+    uint64_t from = div_up(offset, unit) * unit, to = end / unit * unit;
     int ret = 0;
     if (from >= to)
         return zero_write(b, offset, len, err);
@@ -183,5 +181,34 @@ int blkdebug_zero(struct rhea_storage *s, uint64_t offset, uint64_t len,
     }
     if (!ret && to < end)
         ret = zero_write(b, to, end - to, err);
+    return ret;
+}
+
+/* In pieces that end at multiples of what is best, so that storages below that
+ * give back whole clusters only can. Blocks that are not whole are kept. */
+int blkdebug_discard(struct rhea_storage *s, uint64_t offset, uint64_t len,
+                     struct rhea_error *err)
+{
+    struct blkdebug *b = (struct blkdebug *)s;
+    uint64_t align = RHEA_MAX(b->align, 1);
+    uint64_t unit = RHEA_MAX(align, b->opt_discard);
+    uint64_t most = b->max_discard ? b->max_discard : UINT64_MAX;
+    uint64_t end = align_down(offset + len, align);
+    int ret = 0;
+    offset = align_up(offset, align);
+    while (!ret && offset < end) {
+        uint64_t n = RHEA_MIN(end - offset, most);
+        if (offset % unit)
+            n = RHEA_MIN(n, unit - offset % unit);
+        else if (n > unit)
+            n -= n % unit;
+        struct blkdebug_flight f = {.start = offset, .end = offset + n};
+        flight_begin(b, &f);
+        ret = blkdebug_check(b, BLKDEBUG_DISCARD, offset, n, err);
+        if (!ret)
+            ret = rhea_storage_discard(b->w.inner, offset, n, err);
+        flight_end(b, &f);
+        offset += n;
+    }
     return ret;
 }

@@ -130,6 +130,16 @@ int rhea_storage_zero(struct rhea_storage *s, uint64_t offset, uint64_t len,
     return s->ops->zero(s, offset, len, punch, err);
 }
 
+int rhea_storage_discard(struct rhea_storage *s, uint64_t offset, uint64_t len,
+                         struct rhea_error *err)
+{
+    int ret = storage_check_change(s, "discard", offset, len, err);
+    if (ret || len == 0)
+        return ret;
+    return s->ops->discard ? s->ops->discard(s, offset, len, err)
+                           : s->ops->zero(s, offset, len, true, err);
+}
+
 int rhea_storage_allocate(struct rhea_storage *s, uint64_t offset, uint64_t len,
                           struct rhea_error *err)
 {

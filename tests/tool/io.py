@@ -1,73 +1,14 @@
 # SPDX-License-Identifier: MIT
 """rhea-io does and prints what qemu-io does, on images of every format."""
 import os
-import re
 import shutil
-import subprocess
 import unittest
 
 import tool
-
-IO = os.environ['RHEA_IO']
-FORMATS = ('qcow2', 'qed', 'raw')
+from iocase import FORMATS, IO, IoCase, plain
 
 
-def plain(text):
-    """Without what depends on the time."""
-    text = re.sub(r'ops; .*', 'ops', text)
-    return re.sub(r'(?m)^(\d+,1),.*', r'\1', text)
-
-
-class IoTest(tool.Case):
-    def setUp(self):
-        super().setUp()
-        os.symlink(IO, 'qemu-io')
-
-    def run_io(self, program, path, *commands, fmt=None, options=(),
-               stdin=None):
-        args = [program, *(('-f', fmt) if fmt else ()), *options]
-        for command in commands:
-            args += ['-c', command]
-        done = subprocess.run(args + ([path] if path else []),
-                              input=(stdin or '').encode(), check=False,
-                              capture_output=True)
-        return tool.Result(args, done)
-
-    def same(self, fmt, *commands, create=(), size='4M', options=(),
-             stdin=None, code=None, any_order=False):
-        """On equal images: the same output and exit code, and equal images
-        afterwards."""
-        results = []
-        for program, path in (('qemu-io', 'theirs'), ('./qemu-io', 'ours')):
-            if not os.path.exists(path):
-                self.qemu('create', '-q', '-f', fmt, *create, path, size)
-            r = self.run_io(program, path, *commands, fmt=fmt,
-                            options=options, stdin=stdin)
-            results.append(r)
-        theirs, ours = results
-        said = [plain(r.out) for r in results]
-        if any_order:
-            said = [sorted(text.splitlines()) for text in said]
-        self.assertEqual((ours.code, said[1]), (theirs.code, said[0]),
-                         f'{ours}\n{theirs}')
-        if code is not None:
-            self.assertEqual(ours.code, code, str(ours))
-        if fmt != 'raw':
-            self.sound('ours', fmt)
-        self.identical('ours', fmt, 'theirs', fmt)
-        return ours
-
-    def fresh(self):
-        for name in ('ours', 'theirs'):
-            if os.path.exists(name):
-                os.remove(name)
-
-    def every_format(self, *commands, **kw):
-        for fmt in FORMATS:
-            with self.subTest(format=fmt):
-                self.fresh()
-                self.same(fmt, *commands, **kw)
-
+class IoTest(IoCase):
     def test_reads_and_writes(self):
         self.every_format('write 0 64k', 'write -P 7 64k 1.5k',
                           'write -P 0x1f 1M 512', 'read -P 0xcd 0 64k',

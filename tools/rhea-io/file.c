@@ -2,6 +2,7 @@
 /* Opening, closing and opening again. */
 #include <errno.h>
 
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "io.h"
 
@@ -16,7 +17,10 @@ void io_how_finish(struct io_how *how)
 
 static unsigned file_flags(const struct io_how *how)
 {
-    return (how->read_only || how->snapshot ? 0 : RHEA_IMAGE_WRITE) |
+    bool write = !how->read_only && !how->snapshot;
+
+    return (write ? RHEA_IMAGE_WRITE : 0) |
+           (write && how->copy_on_read ? RHEA_IMAGE_COPY_ON_READ : 0) |
            (how->no_lock ? RHEA_IMAGE_NO_LOCK : 0);
 }
 
@@ -259,16 +263,38 @@ static void how_copy(struct io_how *to, const struct io_how *from)
                          from->options.items[i].value);
 }
 
+/* What the image, or its child, is now by the option NAME; NULL: there is no
+ * such. *FIXED: that has to stay. */
+static const char *reopen_present(const struct io *io, const char *name,
+                                  bool *fixed)
+{
+    const char *dot = strrchr(name, '.'), *last = dot ? dot + 1 : name;
+    char child[16];
+
+    *fixed = true;
+    if (!strcmp(last, "node-name"))
+        return tool_options_get(&io->how.options, name);
+    *fixed = !strcmp(last, "driver");
+    if (!*fixed || !dot)
+        return rhea_image_driver(io->image);
+    snprintf(child, sizeof(child), "%.*s", (int)RHEA_MIN(dot - name, 15), name);
+    return rhea_image_child_driver(io->image, child);
+}
+
 /* What -o cannot change while the image stays the same, or says twice. */
 static int reopen_check(const struct io *io, const struct tool_options *given,
                         bool mode, bool cache)
 {
-    const char *driver = tool_options_get(given, "driver");
+    for (size_t i = 0; i < given->n; i++) {
+        const struct rhea_option *o = &given->items[i];
+        bool fixed;
+        const char *present = reopen_present(io, o->name, &fixed);
 
-    if (driver && strcmp(driver, rhea_image_driver(io->image))) {
-        tool_error("'%s' is open as %s, which `reopen` cannot change",
-                   rhea_image_filename(io->image),
-                   rhea_image_driver(io->image));
+        if (!fixed || (present && !strcmp(present, o->value)))
+            continue;
+        tool_error("'%s' is open with %s=%s, which `reopen` cannot change",
+                   rhea_image_filename(io->image), o->name,
+                   present ? present : "(none)");
         return -EINVAL;
     }
     if (mode && tool_options_get(given, "read-only")) {

@@ -5,29 +5,32 @@
 
 #include "base/checked.h"
 #include "io.h"
+#include "storage/driver.h"
 
 /* Whether the image itself, whatever is below it, has what is at OFFSET, and
  * for how many bytes, at most LEN, that holds. */
 static int map_allocated(struct io *io, uint64_t offset, uint64_t len,
                          bool *allocated, uint64_t *run)
 {
-    struct rhea_format *f = rhea_image_format(io->image);
+    struct rhea_image *below = rhea_image_backing(io->image);
     uint64_t end = offset + len, at = offset;
 
     for (; at < end;) {
-        struct rhea_extent x;
+        struct rhea_image_extent found;
         struct rhea_error err;
-        int ret = f->ops->map(f, at, end - at, &x, &err);
+        int ret =
+            rhea_image_map_above(io->image, below, at, end - at, &found, &err);
+        const struct rhea_extent *x = &found.extent;
 
         if (ret < 0) {
             tool_fail(rhea_image_filename(io->image), &err, 1);
             return ret;
         }
         if (at == offset)
-            *allocated = x.kind != RHEA_EXTENT_UNALLOCATED;
-        else if (*allocated != (x.kind != RHEA_EXTENT_UNALLOCATED))
+            *allocated = x->kind != RHEA_EXTENT_UNALLOCATED;
+        else if (*allocated != (x->kind != RHEA_EXTENT_UNALLOCATED))
             break;
-        at += x.length;
+        at += x->length;
     }
     *run = at - offset;
     return 0;
@@ -105,6 +108,7 @@ static uint64_t info_vm_state(const struct rhea_format *f,
 static int info_run(struct io *io, int argc, char **argv)
 {
     struct rhea_format *f = rhea_image_format(io->image);
+    const char *driver = rhea_image_driver(io->image);
     struct rhea_facts facts = {.n = 0};
     struct rhea_format_info info;
     struct rhea_error err;
@@ -122,13 +126,19 @@ static int info_run(struct io *io, int argc, char **argv)
         rhea_facts_free(&facts);
         return ret;
     }
-    printf("format name: %s\ncluster size: %s\n", f->ops->name,
-           io_bytes(info.cluster_size).text);
+    printf("format name: %s\n", driver);
+    /* Where there is but a storage qemu-io names that twice. */
+    if (storage_driver_find(driver))
+        printf("format name: %s\n", driver);
+    if (!strncmp(driver, "null-", 5))
+        return 0;
+    printf("cluster size: %s\n", io_bytes(info.cluster_size).text);
     printf("vm state offset: %s\n",
            io_bytes((double)info_vm_state(f, &facts, info.cluster_size)).text);
-    if (facts.n)
+    if (facts.n && !strcmp(driver, f->ops->name)) {
         printf("Format specific information:\n");
-    tool_facts_print(&facts);
+        tool_facts_print(&facts);
+    }
     rhea_facts_free(&facts);
     return 0;
 }

@@ -6,8 +6,6 @@
 #include "base/cleanup.h"
 #include "io.h"
 
-enum { REQUEST_COPY = 1 << 20 }; /* bytes that copy-on-read copies at a time */
-
 int io_failed(const char *what, int ret, const struct rhea_error *err)
 {
     printf("%s failed: %s\n", what, strerror(-ret));
@@ -34,48 +32,11 @@ static int request_settle(struct io *io, int ret, unsigned flags,
     return ret;
 }
 
-/* Copy what the image itself does not have of [AT, END) into it, in whole
- * clusters. */
-static int request_copy_up(struct io *io, uint64_t at, uint64_t end,
-                           struct rhea_error *err)
-{
-    struct rhea_format *f = rhea_image_format(io->image);
-    struct rhea_format_info info;
-    RHEA_AUTO_FREE uint8_t *buf = NULL;
-    uint64_t unit;
-
-    rhea_image_info(io->image, &info);
-    unit = RHEA_MAX(info.cluster_size, REQUEST_COPY);
-    buf = malloc(unit);
-    if (!buf)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    if (info.cluster_size) {
-        at = align_down(at, info.cluster_size);
-        end = RHEA_MIN(align_up(end, info.cluster_size), f->size);
-    }
-    while (at < end) {
-        struct rhea_extent x;
-        int ret = f->ops->map(f, at, RHEA_MIN(end - at, unit), &x, err);
-
-        if (ret == 0 && x.kind == RHEA_EXTENT_UNALLOCATED) {
-            ret = rhea_image_read(io->image, buf, x.length, at, err);
-            if (ret == 0)
-                ret = rhea_image_write(io->image, buf, x.length, at, err);
-        }
-        if (ret < 0)
-            return ret;
-        at += x.length;
-    }
-    return 0;
-}
-
 int io_read(struct io *io, uint8_t *buf, size_t len, uint64_t offset,
             struct rhea_error *err)
 {
     int ret = request_check(io, offset, len, err);
 
-    if (ret == 0 && io->how.copy_on_read && !io->how.read_only)
-        ret = request_copy_up(io, offset, offset + len, err);
     return ret ? ret : rhea_image_read(io->image, buf, len, offset, err);
 }
 

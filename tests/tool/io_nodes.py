@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""rhea-io on images that are put together of several nodes, as qemu-io."""
+import os
+
+import tool
+from iocase import IO, IoCase
+
+# What an option list begins with that names a file of its own, by its name.
+LIMITS = ('align=4k,max-transfer=64k',
+          'align=512,max-transfer=64k,opt-write-zero=1M',
+          'align=512,opt-write-zero=15M,max-write-zero=15M',
+          'align=512,opt-discard=15M,max-discard=15M',
+          'align=4k,opt-write-zero=3M,max-write-zero=6M,opt-discard=5M')
+
+
+class IoNodes(IoCase):
+    def both(self, *commands, code=0):
+        """The same on two equal images; {} in a command is the image."""
+        results = []
+        for program, path in (('qemu-io', 'theirs'), ('./qemu-io', 'ours')):
+            results.append(self.run_io(
+                program, None, *(c.replace('{}', path) for c in commands)))
+        theirs, ours = results
+        plain = [r.out.replace('theirs', 'ours').splitlines() for r in results]
+        for lines in plain:
+            lines[:] = [x for x in lines if ' ops; ' not in x]
+        self.assertEqual((ours.code, plain[1]), (theirs.code, plain[0]),
+                         f'{ours}\n{theirs}')
+        self.assertEqual(ours.code, code, str(ours))
+        return ours
+
+    def make(self, fmt='qcow2', size='64M', create=()):
+        self.fresh()
+        for path in ('ours', 'theirs'):
+            self.qemu('create', '-q', '-f', fmt, *create, path, size)
+
+    def base(self):
+        self.qemu('create', '-q', '-f', 'raw', 'base', '64M')
+        tool.pattern('base', 5 << 20, 3 << 20, 1)
+
+    def settle(self, fmt='qcow2', maps=True):
+        self.sound('ours', fmt)
+        self.identical('ours', fmt, 'theirs', fmt)
+        if not maps:
+            return
+        maps = [self.qemu('map', '-f', fmt, '--output=json', path).json
+                for path in ('ours', 'theirs')]
+        for found in maps:
+            for entry in found:
+                entry.pop('offset', None)
+        self.assertEqual(*maps)
+
+    def test_limits_in_front_of_a_format(self):
+        """The limits of blkdebug decide what is written, zeroed and given
+        back; where the bytes are shows through it."""
+        self.base()
+        for limits in LIMITS:
+            with self.subTest(limits=limits):
+                self.make(create=('-b', 'base', '-F', 'raw'))
+                self.both(f'open -o driver=blkdebug,image.driver=qcow2,{limits} '
+                          'blkdebug::{}', 'write -P 5 0 50M',
+                          'write -P 33 1000 128k', 'read -P 33 1000 128k',
+                          'write -z 8003584 2093056', 'write -z 20M 29M',
+                          'discard 30000001 19M', 'alloc 1 1', 'alloc 49M 10M',
+                          'map')
+                self.settle()
+
+    def test_map_through_a_filter(self):
+        self.base()
+        self.make(create=('-b', 'base', '-F', 'raw'))
+        self.qemu_io('ours', 'qcow2', 'write 0 1M', 'write -z 6M 1M')
+        options = ('driver=blkdebug,image.driver=qcow2,'
+                   'image.file.filename=ours,align=4k')
+        args = ('map', '--image-opts', options)
+        self.assertEqual(self.rhea(*args).out, self.qemu(*args).out)
+        args += ('--output=json',)
+        self.assertEqual(tool.without(self.rhea(*args).json, ('compressed',)),
+                         tool.without(self.qemu(*args).json, ('compressed',)))
+        self.rhea('convert', '-O', 'raw', '--image-opts', options, 'copy')
+        self.identical('copy', 'raw', 'ours', 'qcow2')
+
+    def test_copy_on_read(self):
+        self.base()
+        for fmt in ('qcow2', 'qed'):
+            with self.subTest(format=fmt):
+                self.make(fmt, create=('-b', 'base', '-F', 'raw'))
+                self.both(f'open -o driver=copy-on-read,file.driver={fmt} {{}}',
+                          'read 0 0', 'write -z 4M 64k', 'read 5000000 300k',
+                          'read 32M 10M', 'read 67108863 1', 'map', 'info')
+                # What is zero is copied as zeroes, qemu-io also copies data.
+                self.settle(fmt, maps=False)
+
+    def test_copy_on_read_of_what_is_there_writes_nothing(self):
+        self.base()
+        self.make(create=('-b', 'base', '-F', 'raw'))
+        with open('rules', 'w', encoding='ascii') as f:
+            f.write('[inject-error]\nevent = "cor_write"\nsector = "10240"\n')
+        self.both('open -o driver=copy-on-read,file.driver=blkdebug,'
+                  'file.config=rules,file.image.driver=qcow2 {}',
+                  'write -P 7 5M 64k', 'read 5M 128k', 'map')
+        self.settle()
+
+    def test_copy_on_read_needs_an_image_to_write_to(self):
+        self.make()
+        r = self.run_io(IO, None, 'open -r -o driver=copy-on-read,'
+                        'file.driver=qcow2 ours')
+        self.assertEqual(r.code, 1, str(r))
+        self.assertRegex(r.err, 'for reading only')
+
+    def test_what_compress_writes(self):
+        """Clusters that are new; those that are there are written over, which
+        qemu-io refuses."""
+        self.make()
+        name = 'json:{"driver": "compress", "file": {"driver": "qcow2", ' \
+               '"file": {"driver": "file", "filename": "%s"}}}'
+        for path, program in (('ours', IO), ('theirs', 'qemu-io')):
+            for command in ('write -P 5 0 229376', 'write -P 6 278528 200k',
+                            'read -P 5 100k 1k'):
+                r = self.run_io(program, name % path, command)
+                self.assertEqual((r.code, r.err), (0, ''), str(r))
+        self.assertEqual(
+            self.qemu('check', '--output=json', 'ours').json[
+                'compressed-clusters'], 8)
+        self.settle()
+        r = self.run_io(IO, name % 'ours', 'write -P 9 1000 100k',
+                        'read -P 9 1000 100k', 'read -P 5 0 1000')
+        self.assertEqual((r.code, r.err), (0, ''), str(r))
+        self.sound('ours', 'qcow2')
+
+    def test_compress_is_for_formats_that_can(self):
+        self.make('qed')
+        r = self.run_io(IO, 'driver=compress,file.driver=qed,'
+                        'file.file.filename=ours', 'length',
+                        options=('--image-opts',))
+        self.assertEqual(r.code, 1, str(r))
+        self.assertRegex(r.err, 'compressed')
+
+    def test_filters_have_no_other_options(self):
+        self.make()
+        for options in ('driver=compress,nonsense=1,file.driver=qcow2',
+                        'driver=copy-on-read,file=ours',
+                        'driver=copy-on-read', 'driver=copy-on-write'):
+            r = self.run_io(IO, options, 'length', options=('--image-opts',))
+            self.assertEqual(r.code, 1, str(r))
+
+    def test_what_the_nodes_are_cannot_be_changed(self):
+        self.base()
+        self.make(create=('-b', 'base', '-F', 'raw'))
+        for options in ('node-name=x', 'file.node-name=x',
+                        'backing.node-name=x', 'driver=raw',
+                        'file.driver=qcow2', 'backing.driver=file',
+                        'read-only=perhaps', 'cache.direct=perhaps'):
+            with self.subTest(options=options):
+                self.both('open {}', f'reopen -o {options}', 'length', code=1)
+        for options in ('node-name=x', 'file.node-name=x',
+                        'backing.node-name=x'):
+            with self.subTest(options=options):
+                self.both(f'open -o {options} {{}}', f'reopen -o {options}',
+                          'reopen', 'length')
+        for options in ('driver=qcow2', 'file.driver=file',
+                        'backing.driver=raw'):
+            with self.subTest(options=options):
+                self.both('open {}', f'reopen -o {options}', 'length')
+
+    def test_info_of_a_storage(self):
+        self.make()
+        self.both('open -o driver=file {}', 'reopen', 'info')
+        r = self.run_io('./qemu-io', "json:{'driver': 'null-co', 'size': 65536}",
+                        'reopen', 'info', fmt='null-co')
+        self.assertEqual(r.out, 'format name: null-co\n' * 2)
+
+    def test_errors_of_a_data_file(self):
+        """What stands in front of it fails where that passes the event."""
+        self.make(create=('-o', 'data_file=data'))
+        with open('rules', 'w', encoding='ascii') as f:
+            f.write('[inject-error]\nevent = "write_aio"\nonce = "on"\n')
+        name = ('driver=qcow2,file.filename=ours,data-file.driver=raw,'
+                'data-file.file.driver=blkdebug,data-file.file.config=rules,'
+                'data-file.file.image.filename=data')
+        r = self.run_io('./qemu-io', name, 'write 0 64k', 'write 0 64k',
+                        options=('--image-opts',))
+        self.assertEqual(r.out.splitlines()[0],
+                         'write failed: Input/output error', str(r))
+        self.assertIn('wrote 65536', r.out)
+        self.sound('ours', 'qcow2')
+
+    def test_data_and_reserved_zeroes_in_a_row_are_one_write(self):
+        """The second write under way would fail."""
+        rules = ('set-state.0.event=write_aio,set-state.0.new_state=2,'
+                 'inject-error.0.event=write_aio,inject-error.0.state=2')
+        for extended in ('off', 'on'):
+            with self.subTest(extended_l2=extended):
+                self.make(create=('-o', f'extended_l2={extended}'))
+                self.both('open {}', 'write -P 42 0 256k', 'write -z 64k 64k')
+                self.both(f'open -o file.driver=blkdebug,{{}}'.replace(
+                    '{}', ','.join('file.' + r for r in rules.split(','))) +
+                          ',file.image.filename={},driver=qcow2',
+                          'write -P 23 0 200k', 'read -P 23 0 200k',
+                          'read -P 42 200k 56k')
+                self.settle()
+
+
+if __name__ == '__main__':
+    tool.main()
