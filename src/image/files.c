@@ -77,7 +77,8 @@ static char *files_path(const struct image_files *files, const char *name)
     size_t end = files->local ? strlen(beside) : strcspn(beside, "?#");
     while (end && beside[end - 1] != '/')
         end--;
-    bool odd = files->local && (!end || storage_name_protocol(beside));
+    /* No name may look like a protocol. */
+    bool odd = files->local && storage_name_protocol(end ? beside : name);
     return asprintf(&path, "%s%.*s%s", odd ? "./" : "", (int)end, beside,
                     encoded ? encoded : name) < 0
                ? NULL

@@ -37,6 +37,7 @@ FORMATS = {
     "raw": "raw",
     "qcow2": "qcow2",
     "luks": "luks",
+    "vmdk": "vmdk",
 }
 
 UNPACK = {".bz2": bz2.open, ".gz": gzip.open, ".xz": lzma.open}
@@ -237,7 +238,7 @@ def judge_sample(sample, scratch):
     if sample.expected.sha256 or sample.expected.secret:
         contents(sample, scratch)
     elif not info.get("encrypted"):
-        succeed("map", *image(sample))
+        succeed("map", "--output=json", *image(sample))
 
 
 def judge_row(folder, row):

@@ -159,10 +159,10 @@ static void no_name_leads_out_of_the_folder(void)
     CHECK_EQ(symlink("../inside/secret", "in/alike"), 0);
     struct image_files *files = begin("in/image", RHEA_IMAGE_WRITE);
     static const char *const names[] = {
-        "../out/secret",      "..",       "sub/../../out/secret",
-        "./../out/secret",    "",         "/etc/passwd",
-        "leads-out",          "alike",    "leads-out-too",
-        "folder-out/secret",  "sub/..",   "folder-out/../secret",
+        "../out/secret",     "..",     "sub/../../out/secret",
+        "./../out/secret",   "",       "/etc/passwd",
+        "leads-out",         "alike",  "leads-out-too",
+        "folder-out/secret", "sub/..", "folder-out/../secret",
     };
     for (size_t i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
         CHECK_EQ(open_fails(files, names[i]), -EACCES);
@@ -219,8 +219,7 @@ static int make_text(struct image_files *files, const char *name,
 {
     struct rhea_storage *storage = NULL;
     int ret = create(files, name, &storage);
-    return ret ? ret
-               : rhea_storage_write(storage, text, strlen(text), 0, &err);
+    return ret ? ret : rhea_storage_write(storage, text, strlen(text), 0, &err);
 }
 
 static void what_was_made_is_undone_and_nothing_else(void)
@@ -403,8 +402,7 @@ static const char *parent(const char *name)
     static char result[4096];
     struct image_files *files = begin("in/image", 0);
     char *found = NULL;
-    int ret =
-        files->ops.find_parent(files->ops.opaque, &name, 1, &found, &err);
+    int ret = files->ops.find_parent(files->ops.opaque, &name, 1, &found, &err);
     snprintf(result, sizeof(result), "%s", ret ? "none" : found);
     free(found);
     image_files_close(files, false);
@@ -501,9 +499,9 @@ static char *search(const char *beside, struct search *s, int want)
 {
     struct image_files *files = begin(beside, 0);
     char *found = NULL;
-    CHECK_EQ(files->ops.search(files->ops.opaque, search_accept, s, &found,
-                               &err),
-             want);
+    CHECK_EQ(
+        files->ops.search(files->ops.opaque, search_accept, s, &found, &err),
+        want);
     image_files_close(files, false);
     return found;
 }
@@ -548,8 +546,8 @@ int main(int argc, char **argv)
 {
     test_init(argc, argv);
     RHEA_AUTO_FREE char *folder = strdup(test_path("work"));
-    if (!folder || mkdir(folder, 0777) || chdir(folder) ||
-        mkdir("in", 0777) || mkdir("out", 0777)) {
+    if (!folder || mkdir(folder, 0777) || chdir(folder) || mkdir("in", 0777) ||
+        mkdir("out", 0777)) {
         perror("scratch folder");
         return 99;
     }

@@ -171,6 +171,10 @@ static int map_look(struct map *m, uint64_t start, uint64_t length,
     if (!e->present)
         return map_find_depth(m, e, err);
     map_set_place(e, found.image, x);
+    /* QEMU tells of holes of a VMDK's flat extents that they are data, too. */
+    if (x->kind == RHEA_EXTENT_ZERO && x->has_host &&
+        strcmp(rhea_image_format(found.image)->ops->name, "vmdk") == 0)
+        e->data = true;
     if (x->kind == RHEA_EXTENT_DATA && x->storage && m->sparse[found.depth])
         return map_find_hole(e, x, err);
     return 0;

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The headers of sparse extents. Whatever a later call relies on is checked
+ * here: sizes that agree, tables that the file has room for.
+ */
+#include "format/vmdk/header.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/byteorder.h"
+#include "base/checked.h"
+#include "format/vmdk/vmdk.h"
+
+/* How much of a file's end is looked through for a footer. It should be the
+ * last sector but one; some transfers pad files. */
+enum { FOOTER_SEARCH = 64 << 10 };
+
+bool vmdk_header_kind(const uint8_t *head, size_t len, enum vmdk_kind *kind)
+{
+    if (len < VMDK_SECTOR)
+        return false;
+    if (load_le32(head) == HOSTED_MAGIC)
+        *kind = VMDK_HOSTED;
+    else if (load_le32(head) == COWD_MAGIC)
+        *kind = VMDK_COWD;
+    else if (load_le64(head) == SESPARSE_MAGIC)
+        *kind = VMDK_SESPARSE;
+    else
+        return false;
+    return true;
+}
+
+/* A number of sectors as bytes; false: more than any file has. */
+static bool header_bytes(uint64_t sectors, uint64_t *bytes)
+{
+    if (sectors > INT64_MAX / VMDK_SECTOR)
+        return false;
+    *bytes = sectors * VMDK_SECTOR;
+    return true;
+}
+
+static int header_bad(struct rhea_error *err, const char *what, uint64_t value)
+{
+    return rhea_error_set(err, EINVAL,
+                          "the extent's header is damaged: %s is %" PRIu64,
+                          what, value);
+}
+
+/* What all kinds have; sizes are set. */
+static int header_check_sizes(struct vmdk_header *h, struct rhea_error *err)
+{
+    uint64_t max = h->compressed ? VMDK_PACKED_GRAIN_MAX : VMDK_GRAIN_MAX;
+    if (!h->grain_size || h->grain_size > max)
+        return header_bad(err, "the size of a grain", h->grain_size);
+    if (!h->table_entries || h->table_entries > VMDK_TABLE_ENTRIES_MAX)
+        return header_bad(err, "the number of entries in a grain table",
+                          h->table_entries);
+    if (!h->capacity)
+        return header_bad(err, "the capacity", h->capacity);
+    h->n_tables = div_up(h->capacity, h->grain_size * h->table_entries);
+    return 0;
+}
+
+static bool header_directory_fits(const struct vmdk_header *h, uint64_t at,
+                                  uint64_t file_size)
+{
+    uint64_t bytes;
+    return at && mul_u64(h->n_tables, h->entry_size, &bytes) &&
+           range_inside(at, bytes, file_size);
+}
+
+/* --- Hosted --- */
+
+/* The fields that the file's size has no part in. */
+static int hosted_parse(const uint8_t *p, struct vmdk_header *h,
+                        struct rhea_error *err)
+{
+    *h = (struct vmdk_header){
+        .kind = VMDK_HOSTED,
+        .version = load_le32(p + HOSTED_H_VERSION),
+        .flags = load_le32(p + HOSTED_H_FLAGS),
+        .table_entries = load_le32(p + HOSTED_H_TABLE_ENTRIES),
+        .entry_size = sizeof(uint32_t),
+        .unclean = p[HOSTED_H_UNCLEAN],
+    };
+    if (h->version < 1 || h->version > 3)
+        return rhea_error_set(err, ENOTSUP,
+                              "the extent's format has version %" PRIu32
+                              "; known are 1 to 3",
+                              h->version);
+    if (h->flags & HOSTED_F_MUST_KNOW &
+        ~(uint32_t)(HOSTED_F_COMPRESSED | HOSTED_F_MARKERS))
+        return rhea_error_set(err, ENOTSUP,
+                              "the extent uses features (flags 0x%" PRIx32
+                              ") that this program does not know",
+                              h->flags);
+    if ((h->flags & HOSTED_F_NEWLINES) &&
+        memcmp(p + HOSTED_H_NEWLINES, HOSTED_NEWLINES, 4) != 0)
+        return rhea_error_set(err, EINVAL,
+                              "the extent was damaged by a transfer as text: "
+                              "copy it again, as binary");
+    h->compressed = h->flags & HOSTED_F_COMPRESSED;
+    h->markers = h->compressed && (h->flags & HOSTED_F_MARKERS);
+    h->zero_grains = h->flags & HOSTED_F_ZERO_GRAINS;
+    uint32_t method = load_le16(p + HOSTED_H_COMPRESSION);
+    if (h->compressed && method != HOSTED_DEFLATE)
+        return rhea_error_set(err, ENOTSUP,
+                              "the extent is compressed by method %" PRIu32
+                              ", which is not known",
+                              method);
+    if (!header_bytes(load_le64(p + HOSTED_H_CAPACITY), &h->capacity))
+        return header_bad(err, "the capacity in sectors",
+                          load_le64(p + HOSTED_H_CAPACITY));
+    if (!header_bytes(load_le64(p + HOSTED_H_DESCRIPTOR), &h->descriptor) ||
+        !header_bytes(load_le64(p + HOSTED_H_DESCRIPTOR_SIZE),
+                      &h->descriptor_size))
+        return header_bad(err, "the descriptor's sector",
+                          load_le64(p + HOSTED_H_DESCRIPTOR));
+    if (!h->descriptor || !h->descriptor_size)
+        h->descriptor = h->descriptor_size = 0;
+    return 0;
+}
+
+/* Where tables are, by a header that is the valid one. */
+static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
+                               bool check, uint64_t file_size,
+                               struct rhea_error *err)
+{
+    uint64_t grain = load_le64(p + HOSTED_H_GRAIN_SIZE);
+    if (!is_power_of_2(grain) || !header_bytes(grain, &h->grain_size))
+        return header_bad(err, "the size of a grain in sectors", grain);
+    int ret = header_check_sizes(h, err);
+    if (ret)
+        return ret;
+    if (!header_bytes(load_le64(p + HOSTED_H_OVERHEAD), &h->overhead))
+        return header_bad(err, "the size of its metadata in sectors",
+                          load_le64(p + HOSTED_H_OVERHEAD));
+    if (h->overhead > file_size && !check)
+        return rhea_error_set(err, EINVAL,
+                              "the extent is cut off: it ends at %" PRIu64
+                              " and should be at least %" PRIu64 " bytes long",
+                              file_size, h->overhead);
+    uint64_t directory = load_le64(p + HOSTED_H_DIRECTORY);
+    uint64_t redundant =
+        h->flags & HOSTED_F_REDUNDANT ? load_le64(p + HOSTED_H_REDUNDANT) : 0;
+    bool good = header_bytes(directory, &h->directory) &&
+                header_directory_fits(h, h->directory, file_size);
+    bool good_copy = header_bytes(redundant, &h->redundant) &&
+                     header_directory_fits(h, h->redundant, file_size);
+    if (!good && !good_copy)
+        return rhea_error_set(err, EINVAL,
+                              "the extent has no room for a grain directory of "
+                              "%" PRIu64 " entries at sector %" PRIu64,
+                              h->n_tables, directory);
+    if (!good)
+        h->directory = h->redundant;
+    if (!good || !good_copy)
+        h->redundant = 0;
+    return 0;
+}
+
+/* The footer in the last bytes, TAIL, of a file: a marker, a copy of the
+ * header, an end marker. */
+static const uint8_t *footer_find(const uint8_t *tail, size_t len)
+{
+    for (size_t at = len - len % VMDK_SECTOR; at >= 3 * VMDK_SECTOR;
+         at -= VMDK_SECTOR) {
+        const uint8_t *marker = tail + at - (size_t)3 * VMDK_SECTOR;
+        const uint8_t *footer = marker + VMDK_SECTOR;
+        const uint8_t *end = footer + VMDK_SECTOR;
+        if (load_le32(marker + MARKER_SIZE) == 0 &&
+            load_le32(marker + MARKER_TYPE) == MARKER_FOOTER &&
+            load_le32(footer) == HOSTED_MAGIC &&
+            load_le64(end + MARKER_SECTORS) == 0 &&
+            load_le32(end + MARKER_SIZE) == 0 &&
+            load_le32(end + MARKER_TYPE) == MARKER_END)
+            return footer;
+    }
+    return NULL;
+}
+
+static int footer_read(struct rhea_storage *file, uint64_t file_size,
+                       uint8_t *p, uint64_t *at, struct rhea_error *err)
+{
+    static const char missing[] =
+        "the extent is cut off: its header says that a footer is at its end, "
+        "and there is none";
+    uint64_t end = align_down(file_size, VMDK_SECTOR);
+    size_t len = (size_t)RHEA_MIN(end, (uint64_t)FOOTER_SEARCH);
+    uint8_t *tail = malloc(len + 1);
+    if (!tail)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    int ret = len ? rhea_storage_read(file, tail, len, end - len, err) : 0;
+    const uint8_t *footer = ret ? NULL : footer_find(tail, len);
+    if (footer) {
+        memcpy(p, footer, HOSTED_HEADER_BYTES);
+        *at = end - len + (uint64_t)(footer - tail);
+    } else if (!ret) {
+        ret = rhea_error_set(err, EINVAL, "%s", missing);
+    }
+    free(tail);
+    return ret;
+}
+
+static int hosted_read(struct rhea_storage *file, uint64_t file_size,
+                       bool check, uint8_t *p, struct vmdk_header *h,
+                       struct rhea_error *err)
+{
+    int ret = hosted_parse(p, h, err);
+    /* A descriptor and nothing else. */
+    if (ret || (!h->capacity && h->descriptor))
+        return ret;
+    uint64_t descriptor = h->descriptor, size = h->descriptor_size, at = 0;
+    bool footer = load_le64(p + HOSTED_H_DIRECTORY) == HOSTED_AT_END;
+    if (footer) {
+        ret = footer_read(file, file_size, p, &at, err);
+        if (!ret)
+            ret = hosted_parse(p, h, err);
+    }
+    if (!ret)
+        ret = hosted_parse_places(p, h, check, file_size, err);
+    h->footer = footer;
+    h->at = at;
+    h->descriptor = descriptor;
+    h->descriptor_size = size;
+    return ret;
+}
+
+/* --- COWD --- */
+
+static int cowd_read(struct rhea_storage *file, uint64_t file_size,
+                     struct vmdk_header *h, struct rhea_error *err)
+{
+    uint8_t p[COWD_HEADER_BYTES];
+    int ret = rhea_storage_read(file, p, sizeof(p), 0, err);
+    if (ret)
+        return ret;
+    *h = (struct vmdk_header){
+        .kind = VMDK_COWD,
+        .version = load_le32(p + COWD_H_VERSION),
+        .flags = load_le32(p + COWD_H_FLAGS),
+        .capacity = (uint64_t)load_le32(p + COWD_H_CAPACITY) * VMDK_SECTOR,
+        .grain_size = (uint64_t)load_le32(p + COWD_H_GRAIN_SIZE) * VMDK_SECTOR,
+        .table_entries = VMDK_COWD_TABLE_ENTRIES,
+        .entry_size = sizeof(uint32_t),
+        .directory = (uint64_t)load_le32(p + COWD_H_DIRECTORY) * VMDK_SECTOR,
+        .free_sector = load_le32(p + COWD_H_FREE_SECTOR),
+        .unclean = load_le32(p + COWD_H_UNCLEAN),
+    };
+    if (h->version != 1)
+        return rhea_error_set(err, ENOTSUP,
+                              "the extent's format (COWD) has version %" PRIu32
+                              "; known is 1",
+                              h->version);
+    ret = header_check_sizes(h, err);
+    if (ret)
+        return ret;
+    uint32_t n = load_le32(p + COWD_H_N_TABLES);
+    if (n < h->n_tables)
+        return header_bad(err, "the number of grain tables", n);
+    if (!header_directory_fits(h, h->directory, file_size))
+        return header_bad(err, "the grain directory's sector",
+                          h->directory / VMDK_SECTOR);
+    h->overhead = h->directory + (uint64_t)n * h->entry_size;
+    return 0;
+}
+
+/* --- SESparse --- */
+
+/* The area <offset : size> at P, which lies inside the file. */
+static int sesparse_area(const uint8_t *p, const char *what, uint64_t file_size,
+                         uint64_t *offset, uint64_t *size,
+                         struct rhea_error *err)
+{
+    if (header_bytes(load_le64(p), offset) &&
+        header_bytes(load_le64(p + 8), size) && *offset <= file_size)
+        return 0;
+    return header_bad(err, what, load_le64(p));
+}
+
+static int sesparse_check(const uint8_t *p, struct rhea_error *err)
+{
+    uint64_t version = load_le64(p + SESPARSE_H_VERSION);
+    uint64_t unknown = load_le64(p + SESPARSE_H_FLAGS);
+    for (unsigned i = 0; i < 4; i++)
+        unknown |= load_le64(p + SESPARSE_H_RESERVED + 8 * i);
+    if (version >> 32 != SESPARSE_VERSION_MAJOR)
+        return rhea_error_set(err, ENOTSUP,
+                              "the extent's format (SESparse) has version "
+                              "%" PRIu64 ".%" PRIu64 "; known is 2.1",
+                              version >> 32, version & UINT32_MAX);
+    if (unknown)
+        return rhea_error_set(err, ENOTSUP,
+                              "the extent (SESparse) uses features that this "
+                              "program does not know");
+    return 0;
+}
+
+static int sesparse_read_volatile(struct rhea_storage *file, const uint8_t *p,
+                                  struct vmdk_header *h, uint64_t file_size,
+                                  struct rhea_error *err)
+{
+    uint8_t sector[VMDK_SECTOR];
+    uint64_t at = 0, size;
+    int ret = sesparse_area(p + SESPARSE_H_VOLATILE,
+                            "its second header's "
+                            "sector",
+                            file_size, &at, &size, err);
+    if (!ret)
+        ret = rhea_storage_read(file, sector, sizeof(sector), at, err);
+    if (ret)
+        return ret;
+    if (load_le64(sector + SESPARSE_V_MAGIC) != SESPARSE_VOLATILE_MAGIC)
+        return header_bad(err, "its second header's mark",
+                          load_le64(sector + SESPARSE_V_MAGIC));
+    h->journal = load_le64(sector + SESPARSE_V_REPLAY);
+    return 0;
+}
+
+static int sesparse_read(struct rhea_storage *file, uint64_t file_size,
+                         const uint8_t *p, struct vmdk_header *h,
+                         struct rhea_error *err)
+{
+    uint64_t table, directory_size = 0, tables_size, grains_size;
+    *h = (struct vmdk_header){
+        .kind = VMDK_SESPARSE,
+        .entry_size = sizeof(uint64_t),
+    };
+    int ret = sesparse_check(p, err);
+    if (ret)
+        return ret;
+    if (!header_bytes(load_le64(p + SESPARSE_H_CAPACITY), &h->capacity) ||
+        !header_bytes(load_le64(p + SESPARSE_H_GRAIN_SIZE), &h->grain_size) ||
+        !header_bytes(load_le64(p + SESPARSE_H_TABLE_SIZE), &table) ||
+        table / h->entry_size > VMDK_TABLE_ENTRIES_MAX)
+        return header_bad(err, "a size in sectors",
+                          load_le64(p + SESPARSE_H_CAPACITY));
+    h->version = (uint32_t)load_le64(p + SESPARSE_H_VERSION);
+    h->table_entries = (uint32_t)(table / h->entry_size);
+    ret = header_check_sizes(h, err);
+    if (!ret)
+        ret = sesparse_area(p + SESPARSE_H_DIRECTORY,
+                            "the grain directory's sector", file_size,
+                            &h->directory, &directory_size, err);
+    if (!ret)
+        ret = sesparse_area(p + SESPARSE_H_TABLES, "the grain tables' sector",
+                            file_size, &h->tables, &tables_size, err);
+    if (!ret)
+        ret = sesparse_area(p + SESPARSE_H_GRAINS, "the grains' sector",
+                            file_size, &h->grains, &grains_size, err);
+    if (!ret && (directory_size / h->entry_size < h->n_tables ||
+                 !header_directory_fits(h, h->directory, file_size)))
+        ret = header_bad(err, "the grain directory's size", directory_size);
+    if (!ret)
+        ret = sesparse_read_volatile(file, p, h, file_size, err);
+    h->overhead = h->grains;
+    return ret;
+}
+
+int vmdk_header_read(struct rhea_storage *file, bool check,
+                     struct vmdk_header *h, struct rhea_error *err)
+{
+    uint8_t p[VMDK_SECTOR];
+    uint64_t file_size;
+    enum vmdk_kind kind;
+    int ret = rhea_storage_size(file, &file_size, err);
+    if (!ret)
+        ret = rhea_storage_read(file, p, sizeof(p), 0, err);
+    if (ret)
+        return ret;
+    if (!vmdk_header_kind(p, sizeof(p), &kind))
+        return rhea_error_set(err, EINVAL,
+                              "it does not begin as a sparse extent does");
+    if (kind == VMDK_HOSTED)
+        return hosted_read(file, file_size, check, p, h, err);
+    if (kind == VMDK_COWD)
+        return cowd_read(file, file_size, h, err);
+    return sesparse_read(file, file_size, p, h, err);
+}

@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where the guest's bytes are. A grain directory's entry leads to a grain
+ * table, whose entries lead to grains. Where an entry of the one or the other
+ * cannot be right, and the hosted format has a second copy, that is asked.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/byteorder.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/vmdk/sparse.h"
+
+/* The most spans one lookup joins: it holds the lock, and the next lookup goes
+ * on where this one stopped. */
+enum { MAP_SPANS = 1024 };
+
+/* SESparse keeps kinds in the upper four bits. */
+enum {
+    SESPARSE_NONE = 0,
+    SESPARSE_UNMAPPED = 1, /* of a directory: there is a table */
+    SESPARSE_ZERO = 2,
+    SESPARSE_GRAIN = 3,
+};
+
+static int map_damaged(const struct vmdk_extent *x, uint64_t grain,
+                       uint64_t where, struct rhea_error *err)
+{
+    return rhea_error_set(err, EIO,
+                          "the image is damaged: guest offset %" PRIu64
+                          " cannot be at offset %" PRIu64 " of '%s'",
+                          x->start + grain * x->h.grain_size, where,
+                          x->file->path ? x->file->path : "the file");
+}
+
+bool vmdk_table_fits(const struct vmdk_extent *x, uint64_t table)
+{
+    uint64_t bytes = (uint64_t)x->h.table_entries * x->h.entry_size;
+    return table >= VMDK_SECTOR && range_inside(table, bytes, x->file_size);
+}
+
+/* An entry of SESparse's grain directory: the number of a table. */
+static bool sesparse_table(const struct vmdk_extent *x, uint64_t entry,
+                           uint64_t *table)
+{
+    uint64_t bytes = (uint64_t)x->h.table_entries * x->h.entry_size;
+    *table = 0;
+    if (!entry)
+        return true;
+    if (entry >> 32 != (uint64_t)SESPARSE_UNMAPPED << 28)
+        return false;
+    *table = x->h.tables + (entry & UINT32_MAX) * bytes;
+    return vmdk_table_fits(x, *table);
+}
+
+/* Entry INDEX of the directory at DIRECTORY; false: it cannot be right. *TABLE
+ * is 0 where there is none. */
+static int directory_entry(struct vmdk_extent *x, uint64_t directory,
+                           uint64_t index, uint64_t *table, bool *good,
+                           struct rhea_error *err)
+{
+    const uint8_t *p;
+    uint32_t len;
+    int ret = table_get(&x->table, directory + index * x->h.entry_size, &p,
+                        &len, err);
+    if (ret)
+        return ret;
+    if (x->kind == VMDK_SESPARSE) {
+        *good = sesparse_table(x, load_le64(p), table);
+        return 0;
+    }
+    *table = (uint64_t)load_le32(p) * VMDK_SECTOR;
+    *good = !*table || vmdk_table_fits(x, *table);
+    return 0;
+}
+
+int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
+                    uint64_t *table, struct rhea_error *err)
+{
+    uint64_t directory = redundant ? x->h.redundant : x->h.directory;
+    bool good = false;
+    int ret = directory_entry(x, directory, index, table, &good, err);
+    if (ret || good)
+        return ret;
+    return map_damaged(x, index * x->h.table_entries, *table, err);
+}
+
+/* The table that is read: the first copy or, where that is none, the other. */
+static int map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
+                     struct rhea_error *err)
+{
+    uint64_t copy = 0;
+    bool good = false, good_copy = false;
+    int ret = directory_entry(x, x->h.directory, index, table, &good, err);
+    if (ret || (good && *table))
+        return ret;
+    if (x->h.redundant)
+        ret = directory_entry(x, x->h.redundant, index, &copy, &good_copy, err);
+    if (ret)
+        return ret;
+    if (good_copy && copy)
+        *table = copy;
+    else if (!good)
+        return map_damaged(x, index * x->h.table_entries, *table, err);
+    return 0;
+}
+
+/* What the tables say of grains from one on. */
+struct span {
+    const uint8_t *entries; /* NULL: there is no table, or nothing in it; valid
+                               until the next call */
+    uint64_t count;         /* never 0 */
+    uint64_t table;         /* 0: none */
+};
+
+/* Whether BYTES of the file at AT are a hole. */
+static bool span_is_hole(struct vmdk_extent *x, uint64_t at, uint64_t bytes)
+{
+    if (x->table.n_dirty)
+        return false;
+    if (at < x->hole_from || at >= x->hole_to) {
+        uint64_t run = table_zero_run(&x->table, at, x->file_size - at);
+        if (!run)
+            return false;
+        x->hole_from = at;
+        x->hole_to = at + run;
+    }
+    return at + bytes <= x->hole_to;
+}
+
+/* Grains from GRAIN on, at most WANT. */
+static int span_get(struct vmdk_extent *x, uint64_t grain, uint64_t want,
+                    struct span *span, struct rhea_error *err)
+{
+    uint64_t index = grain / x->h.table_entries;
+    uint64_t at = grain % x->h.table_entries;
+    uint32_t len;
+    int ret = map_table(x, index, &span->table, err);
+    if (ret)
+        return ret;
+    span->entries = NULL;
+    span->count = RHEA_MIN(x->h.table_entries - at, want);
+    uint64_t where = span->table + at * x->h.entry_size;
+    if (!span->table ||
+        (at == 0 && span_is_hole(x, where, span->count * x->h.entry_size)))
+        return 0;
+    ret = table_get(&x->table, where, &span->entries, &len, err);
+    span->count = RHEA_MIN(span->count, (uint64_t)len / x->h.entry_size);
+    return ret;
+}
+
+/* What one entry says. */
+struct grain {
+    enum rhea_extent_kind kind;
+    uint64_t host;
+    bool has_host;
+};
+
+static bool grain_decode_sesparse(const struct vmdk_extent *x, uint64_t entry,
+                                  struct grain *g)
+{
+    const struct vmdk_header *h = &x->h;
+    uint64_t number =
+        (entry & 0x0fff000000000000) >> 48 | (entry & 0x0000ffffffffffff) << 12;
+    *g = (struct grain){.kind = RHEA_EXTENT_ZERO};
+    switch (entry >> 60) {
+    case SESPARSE_NONE:
+        g->kind = RHEA_EXTENT_UNALLOCATED;
+        return entry == 0;
+    case SESPARSE_UNMAPPED:
+    case SESPARSE_ZERO:
+        return true;
+    case SESPARSE_GRAIN:
+        g->kind = RHEA_EXTENT_DATA;
+        g->has_host = true;
+        return mul_u64(number, h->grain_size, &g->host) &&
+               add_u64(g->host, h->grains, &g->host);
+    default:
+        return false;
+    }
+}
+
+static bool grain_decode(const struct vmdk_extent *x, const uint8_t *p,
+                         struct grain *g)
+{
+    if (x->kind == VMDK_SESPARSE)
+        return grain_decode_sesparse(x, load_le64(p), g);
+    uint32_t entry = load_le32(p);
+    *g = (struct grain){.kind = RHEA_EXTENT_UNALLOCATED};
+    if (entry == VMDK_GTE_NONE)
+        return true;
+    if (entry == VMDK_GTE_ZERO && x->h.zero_grains) {
+        g->kind = RHEA_EXTENT_ZERO;
+        return true;
+    }
+    g->kind = x->h.compressed ? RHEA_EXTENT_COMPRESSED : RHEA_EXTENT_DATA;
+    g->host = (uint64_t)entry * VMDK_SECTOR;
+    g->has_host = true;
+    return true;
+}
+
+/* Whether the file has a grain there. The guest's writes must not reach the
+ * tables, whatever an entry says. */
+static bool grain_fits(const struct vmdk_extent *x, const struct grain *g)
+{
+    uint64_t least = x->writable ? x->h.overhead : VMDK_SECTOR;
+    return !g->has_host || (g->host >= RHEA_MAX(least, (uint64_t)VMDK_SECTOR) &&
+                            g->host < x->file_size);
+}
+
+/* The entry of GRAIN in the other copy of its table. */
+static bool grain_in_copy(struct vmdk_extent *x, uint64_t grain,
+                          struct grain *g)
+{
+    uint64_t index = grain / x->h.table_entries, table;
+    const uint8_t *p;
+    uint32_t len;
+    bool good;
+    if (!x->h.redundant ||
+        directory_entry(x, x->h.redundant, index, &table, &good, NULL) ||
+        !good || !table)
+        return false;
+    table += grain % x->h.table_entries * x->h.entry_size;
+    return table_get(&x->table, table, &p, &len, NULL) == 0 &&
+           grain_decode(x, p, g) && grain_fits(x, g);
+}
+
+/* How many of N entries go on with a run whose next grain is G. */
+static uint64_t grain_count(const struct vmdk_extent *x, const uint8_t *entries,
+                            uint64_t n, struct grain g)
+{
+    uint64_t i = 0;
+    for (; i < n; i++, g.host += x->h.grain_size) {
+        struct grain other;
+        if (!grain_decode(x, entries + i * x->h.entry_size, &other) ||
+            other.kind != g.kind || !grain_fits(x, &other) ||
+            (g.has_host && other.host != g.host))
+            break;
+    }
+    return i;
+}
+
+/* Where the stored form of the compressed grain at HOST may end: at the next
+ * grain that its table has, or where the longest would. */
+static uint64_t grain_stored_end(const struct vmdk_extent *x, uint64_t host,
+                                 const uint8_t *entries, uint64_t n)
+{
+    uint64_t end = host + 2 * x->h.grain_size;
+    for (uint64_t i = 1; i < n; i++) {
+        struct grain next;
+        if (!grain_decode(x, entries + i * x->h.entry_size, &next) ||
+            !next.has_host)
+            continue;
+        return next.host > host ? RHEA_MIN(end, next.host) : end;
+    }
+    return end;
+}
+
+/* The run that begins with GRAIN, at most WANT grains. */
+static int map_run(struct vmdk_extent *x, uint64_t grain, uint64_t want,
+                   struct grain *g, uint64_t *count, uint64_t *stored,
+                   struct rhea_error *err)
+{
+    struct span span;
+    int ret = span_get(x, grain, want, &span, err);
+    if (ret)
+        return ret;
+    *g = (struct grain){.kind = RHEA_EXTENT_UNALLOCATED};
+    *count = 1;
+    *stored = 0;
+    if (span.entries &&
+        (!grain_decode(x, span.entries, g) || !grain_fits(x, g))) {
+        uint64_t where = g->host;
+        return grain_in_copy(x, grain, g) ? 0
+                                          : map_damaged(x, grain, where, err);
+    }
+    if (g->kind == RHEA_EXTENT_COMPRESSED) {
+        *stored =
+            grain_stored_end(x, g->host, span.entries, span.count) - g->host;
+        return 0;
+    }
+    uint64_t n = 0;
+    for (unsigned i = 0; i < MAP_SPANS; i++) {
+        struct grain next = *g;
+        next.host += n * x->h.grain_size;
+        uint64_t limit = RHEA_MIN(span.count, want - n);
+        uint64_t more = span.entries
+                            ? grain_count(x, span.entries, limit, next)
+                            : (g->kind == RHEA_EXTENT_UNALLOCATED ? limit : 0);
+        n += more;
+        if (more < span.count || n == want)
+            break;
+        /* A fault further on is the next lookup's. */
+        if (span_get(x, grain + n, want - n, &span, NULL))
+            break;
+    }
+    *count = n;
+    return 0;
+}
+
+int vmdk_sparse_map(struct blocks *b, uint64_t offset, uint64_t len,
+                    struct rhea_extent *extent, struct rhea_error *err)
+{
+    struct vmdk_extent *x = vmdk_extent_of(b);
+    uint64_t size = x->h.grain_size, grain = offset / size;
+    uint64_t skip = offset % size;
+    uint64_t want = (offset + len - 1) / size - grain + 1;
+    uint64_t count, stored;
+    struct grain g;
+    int ret = map_run(x, grain, want, &g, &count, &stored, err);
+    if (ret)
+        return ret;
+    *extent = (struct rhea_extent){
+        .kind = g.kind,
+        .length = RHEA_MIN(len, count * size - skip),
+        .has_host = g.has_host,
+    };
+    if (!g.has_host)
+        return 0;
+    extent->storage = x->file;
+    extent->host = g.kind == RHEA_EXTENT_DATA ? g.host + skip : g.host;
+    extent->stored_length =
+        g.kind == RHEA_EXTENT_DATA ? extent->length : stored;
+    return 0;
+}
+
+struct vmdk_extent *vmdk_find_extent(const struct vmdk *v, uint64_t offset)
+{
+    size_t low = 0, high = v->n_extents - 1;
+    while (low < high) {
+        size_t middle = low + (high - low + 1) / 2;
+        if (v->extents[middle].start <= offset)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return &v->extents[low];
+}
+
+/* The run of data or hole around OFFSET of a flat extent, from its file. */
+static int flat_ask(const struct vmdk_extent *x, uint64_t offset, uint64_t len,
+                    bool *hole, uint64_t *run, struct rhea_error *err)
+{
+    uint64_t size, host = x->flat_offset + offset;
+    int ret = rhea_storage_size(x->file, &size, err);
+    if (ret)
+        return ret;
+    *hole = true;
+    *run = len;
+    /* Only of an image that is checked, or that nobody reads. */
+    if (host >= size)
+        return 0;
+    return rhea_storage_extent(x->file, host, RHEA_MIN(len, size - host), hole,
+                               run, err);
+}
+
+/* The same with the last answer, where nobody writes: some file systems look at
+ * every page of a run to find its end. */
+static int flat_find_run(struct vmdk_extent *x, uint64_t offset, uint64_t len,
+                         bool *hole, uint64_t *run, struct rhea_error *err)
+{
+    if (x->file->writable)
+        return flat_ask(x, offset, len, hole, run, err);
+    RHEA_LOCKED(&x->image->lock);
+    if (offset < x->run_from || offset >= x->run_to) {
+        x->run_to = 0;
+        int ret =
+            flat_ask(x, offset, x->size - offset, &x->run_is_hole, run, err);
+        if (ret)
+            return ret;
+        x->run_from = offset;
+        x->run_to = offset + *run;
+    }
+    *hole = x->run_is_hole;
+    *run = x->run_to - offset;
+    return 0;
+}
+
+static int flat_map(struct vmdk_extent *x, uint64_t offset, uint64_t len,
+                    struct rhea_extent *extent, struct rhea_error *err)
+{
+    bool hole;
+    uint64_t run;
+    int ret = flat_find_run(x, offset, len, &hole, &run, err);
+    if (ret)
+        return ret;
+    *extent = (struct rhea_extent){
+        .kind = hole ? RHEA_EXTENT_ZERO : RHEA_EXTENT_DATA,
+        .length = RHEA_MIN(len, run),
+        .has_host = true,
+        .host = x->flat_offset + offset,
+        .stored_length = RHEA_MIN(len, run),
+        .storage = x->file,
+    };
+    return 0;
+}
+
+int vmdk_map(struct rhea_format *f, uint64_t offset, uint64_t len,
+             struct rhea_extent *extent, struct rhea_error *err)
+{
+    struct vmdk *v = vmdk_of(f);
+    if (offset >= f->size || len == 0)
+        return rhea_error_set(
+            err, EINVAL,
+            "guest offset %" PRIu64 " lies past the end of the image", offset);
+    struct vmdk_extent *x = vmdk_find_extent(v, offset);
+    uint64_t at = offset - x->start;
+    len = RHEA_MIN(len, x->size - at);
+    if (x->has_blocks)
+        return blocks_map(&x->blocks, at, len, extent, err);
+    if (x->kind == VMDK_FLAT)
+        return flat_map(x, at, len, extent, err);
+    *extent = (struct rhea_extent){.kind = RHEA_EXTENT_ZERO, .length = len};
+    return 0;
+}
