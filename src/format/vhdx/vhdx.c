@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * VHDX, the disks of Hyper-V and of Windows since 8: [MS-VHDX], whose sections
+ * the comments name.
+ *
+ * A file identifier, two headers, two copies of a table of regions; a log, the
+ * block allocation table (BAT) and the metadata; then blocks of 1 to 256 MiB of
+ * the guest, and for a differencing disk sector bitmaps. All of it is
+ * supported: fixed, dynamic and differencing disks, sectors of 512 and 4,096
+ * bytes, the log. What the program does not do: give single blocks back, and
+ * follow parents that are no VHDX images.
+ *
+ * header.c, region.c, metadata.c, locator.c and log.c have the parts of the
+ * file; overlay.c reads an image whose log has not been replayed; map.c has the
+ * tables.
+ */
+#include "format/vhdx/vhdx.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/utf16.h"
+#include "format/option.h"
+
+/* Pages of the BAT and of sector bitmaps: with blocks of 32 MiB the cache maps
+ * 32 TiB, or 32 GiB sector by sector. A dirty sector is one of the log's. */
+enum { PAGE_BYTES = 64 << 10, CACHE_BYTES = 8 << 20 };
+
+static int vhdx_probe(const uint8_t *head, size_t len)
+{
+    return len >= 8 && memcmp(head, VHDX_SIGNATURE, 8) == 0 ? 100 : 0;
+}
+
+static int open_identifier(struct vhdx *v, struct rhea_error *err)
+{
+    uint8_t bytes[VHDX_CREATOR + VHDX_CREATOR_BYTES];
+    int ret =
+        rhea_storage_read_padded(v->base.storage, bytes, sizeof(bytes), 0, err);
+    if (ret)
+        return ret;
+    if (memcmp(bytes, VHDX_SIGNATURE, 8) != 0)
+        return rhea_error_set(err, EINVAL, "not a VHDX image");
+    v->creator = utf16_to_utf8(bytes + VHDX_CREATOR, VHDX_CREATOR_BYTES,
+                               UTF16_LITTLE_ENDIAN);
+    return v->creator ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
+}
+
+/* Footnote 5 of 2.3.3: who must not write to the file replays in memory. */
+static int open_log(struct vhdx *v, unsigned flags, struct rhea_error *err)
+{
+    if (uuid_is_null(v->header.log_guid) || !v->header.log_length)
+        return 0;
+    int ret = vhdx_log_find(v, &v->replay, err);
+    if (ret)
+        return ret;
+    if (!v->replay.n && v->replay.torn && !(flags & RHEA_FORMAT_CHECK))
+        return rhea_error_set(err, EIO,
+                              "the log of this VHDX image is damaged, so that "
+                              "its last changes may be half done; 'check -r "
+                              "all' goes on without them");
+    if (!v->replay.n)
+        return 0;
+    if ((flags & RHEA_FORMAT_WRITE) && !(flags & RHEA_FORMAT_CHECK))
+        return vhdx_log_replay(v, &v->replay, err);
+    ret = vhdx_overlay_open(&v->overlay, v, &v->replay, err);
+    v->image = ret ? v->image : v->overlay;
+    return ret;
+}
+
+static int open_tables(struct vhdx *v, struct rhea_error *err)
+{
+    const struct table_how how = {
+        .page_bytes = PAGE_BYTES,
+        .sector = VHDX_LOG_SECTOR,
+        .cache_bytes = CACHE_BYTES,
+    };
+    const struct vhdx_metadata *m = &v->metadata;
+    struct blocks *b = &v->blocks;
+    uint64_t size;
+    uint64_t wanted = vhdx_bat_entries(m, vhdx_is_child(v));
+    if (wanted > v->bat_region.length / sizeof(uint64_t))
+        return rhea_error_set(err, EINVAL,
+                              "the block allocation table of this VHDX image "
+                              "is too small: it has room for %" PRIu64
+                              " of %" PRIu64 " entries",
+                              v->bat_region.length / sizeof(uint64_t), wanted);
+    int ret = rhea_storage_size(v->image, &size, err);
+    if (ret)
+        return ret;
+    v->base.size = m->size;
+    v->block_bits = log2_u64(m->block_size);
+    v->ratio_bits = vhdx_ratio_bits(m);
+    b->size = m->size;
+    b->block_size = m->block_size;
+    b->unit = m->logical_sector;
+    /* A block that is not present may be anything, so that zeroes are said. */
+    b->child = true;
+    b->file_end = size;
+    return table_init(&v->tables, v->image, &how, err);
+}
+
+static int open_all(struct vhdx *v, const struct rhea_format_open *how,
+                    struct rhea_error *err)
+{
+    int ret = open_identifier(v, err);
+    if (!ret)
+        ret = vhdx_headers_read(v, err);
+    if (!ret)
+        ret = open_log(v, how->flags, err);
+    if (!ret)
+        ret = vhdx_regions_read(v, err);
+    if (!ret)
+        ret = vhdx_metadata_read(v, err);
+    if (!ret && vhdx_is_child(v))
+        ret = vhdx_locator_find(v, how->files, err);
+    return ret ? ret : open_tables(v, err);
+}
+
+static void vhdx_destroy(struct vhdx *v)
+{
+    table_finish(&v->tables);
+    blocks_finish(&v->blocks);
+    rhea_storage_close(v->overlay);
+    vhdx_locator_finish(&v->locator);
+    free(v->taken);
+    free(v->creator);
+    free(v->parent);
+    free(v);
+}
+
+static const struct blocks_ops vhdx_blocks_ops = {
+    .map = vhdx_map,
+};
+
+static int vhdx_open(struct rhea_format **out,
+                     const struct rhea_format_open *how, struct rhea_error *err)
+{
+    int ret = option_none(how, "vhdx", err);
+    if (ret)
+        return ret;
+    struct vhdx *v = calloc(1, sizeof(*v));
+    if (!v)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    v->base.ops = &rhea_format_vhdx;
+    v->base.storage = v->image = how->storage;
+    blocks_init(&v->blocks, &vhdx_blocks_ops, &v->base);
+    ret = open_all(v, how, err);
+    if (ret) {
+        vhdx_destroy(v);
+        return ret;
+    }
+    *out = &v->base;
+    return 0;
+}
+
+static int vhdx_close(struct rhea_format *f, struct rhea_error *err)
+{
+    (void)err;
+    vhdx_destroy((struct vhdx *)f);
+    return 0;
+}
+
+static int vhdx_map_guest(struct rhea_format *f, uint64_t offset, uint64_t len,
+                          struct rhea_extent *extent, struct rhea_error *err)
+{
+    return blocks_map(&((struct vhdx *)f)->blocks, offset, len, extent, err);
+}
+
+static void vhdx_info(struct rhea_format *f, struct rhea_format_info *info)
+{
+    struct vhdx *v = (struct vhdx *)f;
+    *info = (struct rhea_format_info){
+        .virtual_size = f->size,
+        .cluster_size = v->metadata.block_size,
+        .backing_file = v->parent,
+        .backing_format = v->parent ? "vhdx" : NULL,
+        .dirty = v->overlay,
+    };
+}
+
+/* A parent is known by the DataWriteGuid that it had (2.6.2.6.3). */
+static int vhdx_check_parent(struct rhea_format *f, struct rhea_format *parent,
+                             struct rhea_error *err)
+{
+    const struct vhdx *v = (const struct vhdx *)f;
+    const struct vhdx *p = (const struct vhdx *)parent;
+    char is[UUID_TEXT], wanted[UUID_TEXT];
+    if (!vhdx_is_child(v))
+        return 0;
+    if (parent->ops != &rhea_format_vhdx)
+        return rhea_error_set(err, EINVAL,
+                              "the parent of a VHDX image is a VHDX image, not "
+                              "a %s image",
+                              parent->ops->name);
+    guid_text(p->header.data_write, is);
+    guid_text(v->locator.linkage, wanted);
+    if (!uuid_equal(p->header.data_write, v->locator.linkage) &&
+        !(v->locator.has_linkage2 &&
+          uuid_equal(p->header.data_write, v->locator.linkage2)))
+        return rhea_error_set(err, EINVAL,
+                              "the parent was changed since, or is another "
+                              "one: its data has the identity %s, not %s",
+                              is, wanted);
+    if (p->metadata.logical_sector != v->metadata.logical_sector)
+        return rhea_error_set(err, EINVAL,
+                              "the parent has sectors of %" PRIu32
+                              " bytes, the child of %" PRIu32,
+                              p->metadata.logical_sector,
+                              v->metadata.logical_sector);
+    return 0;
+}
+
+const struct rhea_format_ops rhea_format_vhdx = {
+    .name = "vhdx",
+    .probe = vhdx_probe,
+    .open = vhdx_open,
+    .close = vhdx_close,
+    .info = vhdx_info,
+    .facts = vhdx_facts,
+    .map = vhdx_map_guest,
+    .check_parent = vhdx_check_parent,
+};

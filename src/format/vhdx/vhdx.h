@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the VHDX driver's files share. See vhdx.c for the format.
+ *
+ * Locking: blocks.lock guards the tables, the headers and the log's state. It
+ * is held over table I/O and flushes, never over guest data.
+ */
+#ifndef RHEA_FORMAT_VHDX_H
+#define RHEA_FORMAT_VHDX_H
+
+#include <rhea/format.h>
+
+#include "base/uuid.h"
+#include "format/blocks.h"
+#include "format/table.h"
+#include "format/vhdx/layout.h"
+
+/* A header, as it is in the file. */
+struct vhdx_header {
+    uint64_t sequence;
+    uint8_t file_write[UUID_BYTES], data_write[UUID_BYTES];
+    uint8_t log_guid[UUID_BYTES]; /* null: nothing is to be replayed */
+    uint16_t log_version, version;
+    uint32_t log_length;
+    uint64_t log_offset;
+};
+
+/* A range of the file that holds no guest bytes. */
+struct vhdx_range {
+    uint64_t offset, length;
+};
+
+/* A run of log entries that were written one after the other; places are bytes
+ * from the log's beginning. */
+struct vhdx_sequence {
+    uint32_t tail;    /* the first entry to replay */
+    uint32_t n;       /* how many, from there on */
+    uint64_t number;  /* of the last one */
+    uint64_t flushed; /* the file is at least so long */
+    uint64_t last;    /* and has to be made so long */
+    uint64_t limit;   /* nothing is changed behind it */
+    bool torn;        /* where there is none: something is there that might
+                         have been one */
+};
+
+/* Where the log is written, by this program since it has opened the image. */
+struct vhdx_log {
+    bool open; /* the headers name GUID */
+    uint8_t guid[UUID_BYTES];
+    uint32_t head;     /* where the next entry goes */
+    uint32_t tail;     /* the oldest entry whose sectors may not be durable in
+                          their places */
+    uint64_t sequence; /* of the next entry */
+};
+
+enum vhdx_item {
+    VHDX_ITEM_PARAMETERS,
+    VHDX_ITEM_SIZE,
+    VHDX_ITEM_DISK_ID,
+    VHDX_ITEM_LOGICAL_SECTOR,
+    VHDX_ITEM_PHYSICAL_SECTOR,
+    VHDX_ITEM_LOCATOR,
+    VHDX_N_ITEMS,
+};
+
+/* What a parent locator says. Strings are malloc'd, NULL where absent. */
+struct vhdx_locator {
+    uint8_t linkage[UUID_BYTES], linkage2[UUID_BYTES];
+    bool has_linkage2;
+    char *relative, *volume, *absolute;
+    char *posix; /* this program's: a name that Windows cannot have */
+};
+
+/* What the metadata say. */
+struct vhdx_metadata {
+    struct vhdx_range items[VHDX_N_ITEMS]; /* in the file; length 0: none */
+    uint32_t block_size, flags;
+    uint64_t size;
+    uint8_t disk_id[UUID_BYTES];
+    uint32_t logical_sector, physical_sector;
+};
+
+struct vhdx {
+    struct rhea_format base;
+    struct rhea_storage *overlay; /* the file as it will be when its log has
+                                     been replayed; NULL: it needs not */
+    struct rhea_storage *image;   /* the overlay or the file */
+
+    struct vhdx_header header;   /* the current one */
+    unsigned current;            /* 0 or 1: which of the two it is */
+    bool other_bad;              /* the other one is damaged */
+    unsigned bad_regions;        /* bit 0, 1: that copy is damaged */
+    bool begun;                  /* FileWriteGuid is new */
+    bool data_begun;             /* and so is DataWriteGuid */
+    struct vhdx_sequence replay; /* what OVERLAY was made of */
+    struct vhdx_log log;
+
+    struct vhdx_range bat_region, metadata_region;
+    struct vhdx_range *taken; /* the log and all regions */
+    size_t n_taken;
+    struct vhdx_metadata metadata;
+    struct vhdx_locator locator;
+    char *creator, *parent;
+
+    unsigned block_bits;
+    unsigned ratio_bits; /* a chunk has 1 << ratio_bits blocks */
+
+    struct blocks blocks;
+    struct table tables; /* pages of the BAT and of sector bitmaps */
+};
+
+extern const struct rhea_format_ops rhea_format_vhdx;
+extern const struct rhea_option_help vhdx_create_options[];
+
+static inline bool vhdx_is_child(const struct vhdx *v)
+{
+    return v->metadata.flags & VHDX_P_PARENT;
+}
+uint64_t vhdx_blocks(const struct vhdx *v);
+
+/* --- header.c --- */
+int vhdx_headers_read(struct vhdx *v, struct rhea_error *err);
+/* Write V's header as the current one, twice, so that both copies have it; each
+ * is durable before the next. */
+int vhdx_headers_write(struct vhdx *v, struct rhea_error *err);
+void vhdx_header_store(const struct vhdx_header *h,
+                       uint8_t bytes[VHDX_HEADER_BYTES]);
+/* Before the first change of the file since it was opened, and, with DATA, of
+ * what the guest sees. With the lock held. */
+int vhdx_begin(struct vhdx *v, bool data, struct rhea_error *err);
+/* Checksums: over LEN bytes, those of the checksum itself, at AT, as zeroes. */
+uint32_t vhdx_checksum(const uint8_t *bytes, size_t len, size_t at);
+
+/* --- region.c --- */
+int vhdx_regions_read(struct vhdx *v, struct rhea_error *err);
+void vhdx_regions_store(uint8_t bytes[VHDX_REGIONS_BYTES],
+                        const struct vhdx_range *bat,
+                        const struct vhdx_range *metadata);
+/* Whether [offset, offset + length) touches the header, the log or a region. */
+bool vhdx_is_taken(const struct vhdx *v, uint64_t offset, uint64_t length);
+
+/* --- metadata.c --- */
+extern const uint8_t vhdx_item_guids[VHDX_N_ITEMS][UUID_BYTES];
+int vhdx_metadata_read(struct vhdx *v, struct rhea_error *err);
+
+/* --- locator.c --- */
+int vhdx_locator_parse(struct vhdx_locator *l, const uint8_t *bytes, size_t len,
+                       struct rhea_error *err);
+void vhdx_locator_finish(struct vhdx_locator *l);
+/* Which file is meant, as V->parent. FILES NULL: there are none. */
+int vhdx_locator_find(struct vhdx *v, const struct rhea_files *files,
+                      struct rhea_error *err);
+
+/* --- log.c --- */
+/* The newest sequence that is whole; n is 0 where there is none. */
+int vhdx_log_find(struct vhdx *v, struct vhdx_sequence *s,
+                  struct rhea_error *err);
+/* One thing that a log says has to be in the file. */
+struct vhdx_update {
+    uint64_t offset, length;
+    const uint8_t *data; /* VHDX_LOG_SECTOR bytes; NULL: zeroes */
+    uint64_t order;      /* later ones win */
+    /* Where DATA is but for its first 8 and last 4 bytes, in the file. */
+    uint64_t data_at;
+};
+typedef int vhdx_update_fn(void *opaque, const struct vhdx_update *update,
+                           struct rhea_error *err);
+/* All that sequence S says, in order. */
+int vhdx_log_walk(struct vhdx *v, const struct vhdx_sequence *s,
+                  vhdx_update_fn *fn, void *opaque, struct rhea_error *err);
+/* Bring sequence S into the file and close the log. */
+int vhdx_log_replay(struct vhdx *v, const struct vhdx_sequence *s,
+                    struct rhea_error *err);
+
+/* --- overlay.c --- */
+/* V's file with sequence S in front, for reading. */
+int vhdx_overlay_open(struct rhea_storage **out, struct vhdx *v,
+                      const struct vhdx_sequence *s, struct rhea_error *err);
+
+/* --- map.c; with the lock held --- */
+/* As struct blocks_ops has it. */
+int vhdx_map(struct blocks *b, uint64_t offset, uint64_t len,
+             struct rhea_extent *extent, struct rhea_error *err);
+/* Where a block's entry is in the BAT, and that of its chunk's sector bitmap:
+ * offsets in the file. */
+uint64_t vhdx_bat_place(const struct vhdx *v, uint64_t block);
+uint64_t vhdx_bitmap_place(const struct vhdx *v, uint64_t block);
+/* How many entries the BAT of such a disk has. */
+uint64_t vhdx_bat_entries(const struct vhdx_metadata *m, bool child);
+unsigned vhdx_ratio_bits(const struct vhdx_metadata *m);
+/* The entry at PLACE. */
+int vhdx_bat_get(struct vhdx *v, uint64_t place, uint64_t *entry,
+                 struct rhea_error *err);
+/* Where the bits of a block are in the file, one for each of its sectors. An
+ * error where there is no bitmap. */
+int vhdx_bits_place(struct vhdx *v, uint64_t block, uint64_t *place,
+                    struct rhea_error *err);
+
+/* --- facts.c --- */
+int vhdx_facts(struct rhea_format *f, struct rhea_facts *facts,
+               struct rhea_error *err);
+
+#endif
