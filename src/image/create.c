@@ -161,7 +161,14 @@ static int create_prepare(struct creation *c, const char *path,
         return rhea_error_set(err, EFBIG, "the image's size is too large");
     how->size = align_up(how->size, 512);
     how->name = create_last_part(path);
-    return image_rehearse_create(ops, how, err);
+    struct image_files *files = image_files_new(path, RHEA_IMAGE_WRITE, err);
+    if (!files)
+        return -ENOMEM;
+    how->files = &files->ops;
+    ret = image_rehearse_create(ops, how, err);
+    how->files = NULL;
+    image_files_close(files, false);
+    return ret;
 }
 
 static int create_on_file(const struct creation *c,

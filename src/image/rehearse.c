@@ -102,15 +102,44 @@ static const struct rhea_storage_ops rehearsal_ops = {
     .close = rehearsal_close,
 };
 
-/* All files but the image's own and its data file are one. */
+/* All files but the image's own and its data file are one. What only looks for
+ * files does so. */
+struct rehearsal_files {
+    struct rhea_storage *others;
+    const struct rhea_files *real; /* NULL: there can be none */
+};
+
 static int rehearsal_create_file(void *opaque, const char *name,
                                  struct rhea_storage **out,
                                  struct rhea_error *err)
 {
+    const struct rehearsal_files *files = opaque;
     (void)name;
     (void)err;
-    *out = opaque;
+    *out = files->others;
     return 0;
+}
+
+static int rehearsal_find_parent(void *opaque, const char *const *names,
+                                 size_t n, char **out, struct rhea_error *err)
+{
+    const struct rhea_files *real =
+        ((const struct rehearsal_files *)opaque)->real;
+    *out = NULL;
+    return real ? real->find_parent(real->opaque, names, n, out, err) : 0;
+}
+
+static int rehearsal_search(void *opaque,
+                            int (*accept)(void *accept_opaque,
+                                          struct rhea_storage *file),
+                            void *accept_opaque, char **out,
+                            struct rhea_error *err)
+{
+    const struct rhea_files *real =
+        ((const struct rehearsal_files *)opaque)->real;
+    *out = NULL;
+    return real ? real->search(real->opaque, accept, accept_opaque, out, err)
+                : 0;
 }
 
 int image_rehearse_create(const struct rhea_format_ops *ops,
@@ -118,8 +147,11 @@ int image_rehearse_create(const struct rhea_format_ops *ops,
 {
     struct rehearsal r = {.head = {.ops = &rehearsal_ops, .writable = true}};
     struct rehearsal data = r, others = r;
+    struct rehearsal_files opaque = {&others.head, how->files};
     const struct rhea_files files = {.create = rehearsal_create_file,
-                                     .opaque = &others.head};
+                                     .find_parent = rehearsal_find_parent,
+                                     .search = rehearsal_search,
+                                     .opaque = &opaque};
     struct rhea_create own = *how;
     own.files = &files;
     for (size_t i = 0; i < how->n_options; i++)
