@@ -129,11 +129,10 @@ static int rehearsal_find_parent(void *opaque, const char *const *names,
     return real ? real->find_parent(real->opaque, names, n, out, err) : 0;
 }
 
-static int rehearsal_search(void *opaque,
-                            int (*accept)(void *accept_opaque,
-                                          struct rhea_storage *file),
-                            void *accept_opaque, char **out,
-                            struct rhea_error *err)
+static int
+rehearsal_search(void *opaque,
+                 int (*accept)(void *accept_opaque, struct rhea_storage *file),
+                 void *accept_opaque, char **out, struct rhea_error *err)
 {
     const struct rhea_files *real =
         ((const struct rehearsal_files *)opaque)->real;
