@@ -213,6 +213,19 @@ class IoTest(IoCase):
         self.assertEqual((r.code, r.err), (0, ''), str(r))
         self.assertEqual(tool.contents(path), before)
 
+    def test_an_image_that_was_not_closed_is_repaired_aloud(self):
+        for program, path in (('qemu-io', 'theirs'), (IO, 'ours')):
+            self.qemu('create', '-q', '-f', 'qcow2', '-o', 'lazy_refcounts=on',
+                      path, '4M')
+            self.run_io(program, path, 'write 0 512', 'sigraise 9')
+            r = self.run_io(program, path, 'read 0 1', options=('-r',))
+            self.assertEqual((r.code, r.err), (0, ''), str(r))
+            r = self.run_io('qemu-io' if path == 'ours' else IO, path,
+                            'write 0 512')
+            self.assertEqual(r.code, 0, str(r))
+            self.assertRegex(r.err, '(?m)^ERROR cluster')
+            self.sound(path, 'qcow2')
+
     def test_snapshot_of_what_options_name(self):
         """Of an encrypted image, too, and of one with another backing file."""
         secret = ('--object', 'secret,id=s,data=open')

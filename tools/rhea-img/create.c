@@ -195,7 +195,7 @@ static int create_check(const struct create_arguments *a)
                    a->filename);
         return -EINVAL;
     }
-    if (a->backing_format && !rhea_format_find(a->backing_format)) {
+    if (a->backing_format && !tool_is_driver(a->backing_format)) {
         tool_error("%s: there is no format '%s'", a->filename,
                    a->backing_format);
         return -EINVAL;
