@@ -123,6 +123,10 @@ RHEA_API bool rhea_file_is_regular(const struct rhea_storage *s);
 RHEA_API int rhea_file_stat(const struct rhea_storage *s, uint64_t *disk_size,
                             uint64_t *device, uint64_t *inode);
 
+/* When its bytes were changed last, in seconds since 1970. -EINVAL: it is no
+ * file. */
+RHEA_API int rhea_file_mtime(const struct rhea_storage *s, int64_t *seconds);
+
 /* A growable block of memory, for tests and fuzzing. LIMIT: -ENOSPC past it. */
 RHEA_API int rhea_memory_open(struct rhea_storage **out, uint64_t limit,
                               struct rhea_error *err);

@@ -271,6 +271,18 @@ int rhea_file_stat(const struct rhea_storage *s, uint64_t *disk_size,
     return 0;
 }
 
+int rhea_file_mtime(const struct rhea_storage *s, int64_t *seconds)
+{
+    struct stat st;
+    s = storage_innermost(s);
+    if (s->ops != &file_storage_ops)
+        return -EINVAL;
+    if (fstat(((const struct file *)s)->fd, &st) < 0)
+        return -errno;
+    *seconds = st.st_mtime;
+    return 0;
+}
+
 static void file_prefetch(struct rhea_storage *s, uint64_t offset, uint64_t len)
 {
     struct file *f = (struct file *)s;
