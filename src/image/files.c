@@ -119,10 +119,11 @@ static int files_check_new(const struct image_files *files, const char *path,
                            const char *name, struct rhea_error *err)
 {
     struct stat st;
-    RHEA_AUTO_FREE char *folder = strdup(path);
+    const char *slash = strrchr(path, '/');
+    RHEA_AUTO_FREE char *folder =
+        slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
     if (!folder)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    folder[strrchr(folder, '/') - folder + 1] = 0;
     if (lstat(path, &st) == 0)
         return rhea_error_set(err, EACCES,
                               "cannot make '%.300s': it is a link that leads "
@@ -242,7 +243,7 @@ static int files_create(void *opaque, const char *name,
                               out, err);
     /* Somebody who has locked it has made it, too. */
     if (!existed && ret != -EBUSY && access(path, F_OK) == 0) {
-        int noted = files_note_made(files, rhea_steal(path), err);
+        int noted = files_note_made(files, path, err);
         ret = ret ? ret : noted;
     }
     return ret ? ret : rhea_storage_truncate(*out, 0, err);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """VMDK images of every sort, against QEMU's tools: what QEMU writes we read and
-describe as it does, also in several files and over parents."""
+describe as it does, also in several files and over parents; and what we write
+it reads."""
 import os
 import random
 import shutil
@@ -41,6 +42,33 @@ class Vmdk(tool.Case):
                 f'-P {rng.randrange(1, 255)}'
             commands.append(f'write {kind} {at} {length}')
         self.qemu_io(path, 'vmdk', *commands)
+
+    def rhea_io(self, path, *commands):
+        args = [os.environ['RHEA_IO']]
+        for command in commands:
+            args += ['-c', command]
+        self.good(tool.execute(*args, path))
+
+    def model_writes(self, path, model, count, seed):
+        """COUNT random writes by us to PATH and to MODEL, a bytearray."""
+        rng = random.Random(seed)
+        commands = []
+        for i in range(count):
+            n = rng.choice((512, 4096, 65536, 100 * 512, 5 * 65536 + 1024))
+            at = rng.randrange((len(model) - n) // 512) * 512
+            value = rng.randrange(1, 255)
+            if i % 5 == 4:
+                value = 0
+                commands.append(f'write -z {"-u" * (i % 2)} {at} {n}')
+            else:
+                commands.append(f'write -P {value} {at} {n}')
+            model[at:at + n] = bytes([value]) * n
+        self.rhea_io(path, *commands)
+
+    def holds(self, path, model):
+        """Both programs read MODEL out of PATH."""
+        self.same_contents(path)
+        self.assertTrue(contents('ours') == model, path)
 
     def same_contents(self, path, fmt='vmdk'):
         """Both programs read the same out of PATH."""
@@ -178,6 +206,116 @@ class Reading(Vmdk):
                     f.write(data)
                 self.rhea('convert', '-O', 'raw', 'bad.vmdk', 'ours')
                 self.assertTrue(contents('ours') == contents('raw'))
+
+
+class Writing(Vmdk):
+    def test_new_images(self):
+        for subformat in SUBFORMATS + ['vmfs', 'vmfsSparse']:
+            with self.subTest(subformat=subformat):
+                self.make('new.vmdk', f'subformat={subformat}', '4g', tool.rhea)
+                self.same('info', 'new.vmdk')
+                self.sound('new.vmdk', 'vmdk')
+                self.assertEqual(self.same('map', 'new.vmdk').code, 0)
+                self.rhea('info', 'new.vmdk')
+
+    def test_options(self):
+        for options, lines in (
+                ('', ['adapterType = "ide"', 'virtualHWVersion = "4"',
+                      'geometry.cylinders = "2"', 'geometry.heads = "16"']),
+                ('adapter_type=lsilogic,hwversion=13,toolsversion=12325',
+                 ['adapterType = "lsilogic"', 'virtualHWVersion = "13"',
+                  'toolsVersion = "12325"', 'geometry.heads = "64"',
+                  'geometry.sectors = "32"']),
+                ('adapter_type=legacyESX,compat6=on',
+                 ['adapterType = "legacyESX"', 'virtualHWVersion = "6"']),
+                ('adapter_type=buslogic,hwversion=undefined',
+                 ['adapterType = "buslogic"', 'virtualHWVersion = "4"'])):
+            with self.subTest(options=options):
+                self.make('new.vmdk', options, '1M', tool.rhea)
+                text = contents('new.vmdk')[512:1024].decode()
+                for line in lines:
+                    self.assertIn(f'ddb.{line}\n', text)
+                self.same_contents('new.vmdk')
+        for options in ('adapter_type=pvscsi', 'subformat=thin', 'hwversion="',
+                        'subformat=seSparse', 'compat6=on,hwversion=7',
+                        'subformat=monolithicFlat,zeroed_grain=on',
+                        'preallocation=full', 'subformat=vmfs,'
+                        'preallocation=metadata'):
+            with self.subTest(options=options):
+                self.fails(tool.rhea('create', '-f', 'vmdk', '-o', options,
+                                     'other.vmdk', '1M'))
+                self.assertFalse(os.path.exists('other.vmdk'))
+        for mode in ('falloc', 'full'):
+            self.make('new.vmdk', 'subformat=monolithicFlat,preallocation=' +
+                      mode, '1M', tool.rhea)
+            self.assertEqual(os.stat('new-flat.vmdk').st_blocks * 512, MIB)
+
+    def test_geometry_of_scsi_disks(self):
+        for size, cylinders, heads, sectors in (
+                ('1G', 1024, 64, 32), ('2G', 1024, 128, 32),
+                ('3G', 391, 255, 63), ('80G', 10443, 255, 63),
+                ('2000G', 65535, 255, 63)):
+            with self.subTest(size=size):
+                self.make('new.vmdk', 'subformat=vmfs,adapter_type=lsilogic',
+                          size, tool.rhea)
+                text = contents('new.vmdk').decode()
+                for name, value in (('cylinders', cylinders), ('heads', heads),
+                                    ('sectors', sectors)):
+                    self.assertIn(f'ddb.geometry.{name} = "{value}"\n', text)
+
+    def test_random_writes(self):
+        for n, options in enumerate(
+                [f'subformat={s}' for s in SPARSE + FLAT +
+                 ['vmfs', 'vmfsSparse']] + [ZEROED]):
+            with self.subTest(options=options):
+                model = bytearray(5 * MIB)
+                self.make('new.vmdk', options, '5M', tool.rhea)
+                for i in range(3):
+                    self.model_writes('new.vmdk', model, 25, 10 * n + i)
+                    self.holds('new.vmdk', model)
+                    self.sound('new.vmdk', 'vmdk')
+
+    def test_both_programs_write_in_turn(self):
+        for n, options in enumerate(
+                [f'subformat={s}' for s in SPARSE + FLAT] + [ZEROED]):
+            with self.subTest(options=options):
+                self.make('new.vmdk', options, '5M')
+                model = bytearray(5 * MIB)
+                for i in range(3):
+                    self.model_writes('new.vmdk', model, 10, 20 + 10 * n + i)
+                    self.qemu_io('new.vmdk', 'vmdk',
+                                 f'write -P {i + 1} {i}M 70k')
+                    model[i * MIB:i * MIB + (70 << 10)] = \
+                        bytes([i + 1]) * (70 << 10)
+                self.holds('new.vmdk', model)
+
+    def test_children(self):
+        for n, options in enumerate(
+                [f'subformat={s}' for s in SPARSE] + [ZEROED]):
+            with self.subTest(options=options):
+                model = bytearray(4 * MIB)
+                self.make('base.vmdk', options, '4M', tool.rhea)
+                self.model_writes('base.vmdk', model, 20, n)
+                for i in range(3):
+                    below = f'top{i - 1}.vmdk' if i else 'base.vmdk'
+                    self.make(f'top{i}.vmdk', options, program=tool.rhea,
+                              base=below)
+                    self.model_writes(f'top{i}.vmdk', model, 10, 10 * n + i)
+                    self.holds(f'top{i}.vmdk', model)
+                self.same('info', '--backing-chain', 'top2.vmdk')
+
+    def test_a_write_is_a_new_content_id(self):
+        for subformat in SPARSE + FLAT:
+            with self.subTest(subformat=subformat):
+                self.make('base.vmdk', f'subformat={subformat}', '1M',
+                          tool.rhea)
+                self.make('top.vmdk', '', program=tool.rhea, base='base.vmdk')
+                self.rhea_io('base.vmdk', 'read 0 512')
+                self.rhea('map', 'top.vmdk')
+                self.rhea_io('base.vmdk', 'write 0 512')
+                self.fails(tool.rhea('map', 'top.vmdk'), says='content id')
+                result = tool.qemu('convert', '-O', 'raw', 'top.vmdk', 'out')
+                self.assertEqual(result.code, 1)
 
 
 if __name__ == '__main__':

@@ -64,6 +64,7 @@ enum {
     COWD_H_SECTORS = 40,
     COWD_H_UNCLEAN = 1648,
     COWD_HEADER_BYTES = 2048,
+    COWD_FLAGS = 3, /* always */
 };
 
 /* SESparse has no public description; this is what QEMU's block/vmdk.c and the

@@ -80,7 +80,9 @@ static int open_sparse(struct vmdk_extent *x, bool check,
     ret = table_init(&x->table, x->file, &how, err);
     if (ret)
         return ret;
-    blocks_init(&x->blocks, &vmdk_sparse_ops, &v->base);
+    blocks_init(&x->blocks,
+                x->h.zero_grains ? &vmdk_zeroed_ops : &vmdk_sparse_ops,
+                &v->base);
     x->has_blocks = true;
     x->blocks.storage = x->file;
     x->blocks.start = x->start;
@@ -411,7 +413,14 @@ int vmdk_open(struct rhea_format **out, const struct rhea_format_open *how,
 
 int vmdk_close(struct rhea_format *f, struct rhea_error *err)
 {
-    (void)err;
-    open_free(vmdk_of(f));
-    return 0;
+    struct vmdk *v = vmdk_of(f);
+    int ret = v->flags & RHEA_FORMAT_WRITE ? vmdk_flush(f, err) : 0;
+    for (size_t i = 0; i < v->n_extents; i++) {
+        int closed = v->extents[i].has_blocks
+                         ? vmdk_sparse_close(&v->extents[i], ret ? NULL : err)
+                         : 0;
+        ret = ret ? ret : closed;
+    }
+    open_free(v);
+    return ret;
 }

@@ -34,27 +34,36 @@ int vmdk_find_parent(struct vmdk *v, struct rhea_error *err)
     return v->parent ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
 }
 
+int vmdk_content_id(struct rhea_format *f, uint32_t *cid,
+                    struct rhea_error *err)
+{
+    if (f->ops != &rhea_format_vmdk)
+        return rhea_error_set(err, EINVAL,
+                              "the parent of a VMDK is another one, not a %s "
+                              "image",
+                              f->ops->name);
+    const struct descriptor *d = &vmdk_of(f)->descriptor;
+    if (!d->text)
+        return rhea_error_set(err, EINVAL,
+                              "the parent has no descriptor that tells whether "
+                              "it has changed");
+    *cid = d->cid;
+    return 0;
+}
+
 int vmdk_check_parent(struct rhea_format *f, struct rhea_format *parent,
                       struct rhea_error *err)
 {
     const struct descriptor *d = &vmdk_of(f)->descriptor;
+    uint32_t cid = 0;
     if (!d->text)
         return 0;
-    if (parent->ops != &rhea_format_vmdk)
-        return rhea_error_set(err, EINVAL,
-                              "the parent of a VMDK is another one, with "
-                              "content id %08" PRIx32 ", not a %s image",
-                              d->parent_cid, parent->ops->name);
-    const struct descriptor *p = &vmdk_of(parent)->descriptor;
-    if (!p->text)
-        return rhea_error_set(err, EINVAL,
-                              "the parent has no descriptor that tells whether "
-                              "it has changed");
-    if (p->cid != d->parent_cid)
-        return rhea_error_set(err, EINVAL,
-                              "the parent was changed since the child was made "
-                              "over it: its content id is %08" PRIx32
-                              ", the child expects %08" PRIx32,
-                              p->cid, d->parent_cid);
-    return 0;
+    int ret = vmdk_content_id(parent, &cid, err);
+    if (ret || cid == d->parent_cid)
+        return ret;
+    return rhea_error_set(err, EINVAL,
+                          "the parent was changed since the child was made "
+                          "over it: its content id is %08" PRIx32
+                          ", the child expects %08" PRIx32,
+                          cid, d->parent_cid);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files for sparse extents share. All with the extent's lock held. */
+/* What the files for sparse extents share. With the extent's lock held,
+ * unless they say otherwise. */
 #ifndef RHEA_FORMAT_VMDK_SPARSE_H
 #define RHEA_FORMAT_VMDK_SPARSE_H
 
@@ -19,6 +20,9 @@ bool vmdk_table_fits(const struct vmdk_extent *x, uint64_t table);
 int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
                     uint64_t *table, struct rhea_error *err);
 
-extern const struct blocks_ops vmdk_sparse_ops;
+/* The second notes zeroes in tables. */
+extern const struct blocks_ops vmdk_sparse_ops, vmdk_zeroed_ops;
+/* Without the lock, on closing. */
+int vmdk_sparse_close(struct vmdk_extent *x, struct rhea_error *err);
 
 #endif

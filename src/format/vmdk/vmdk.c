@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-#include "base/byteorder.h"
+#include "format/vmdk/create.h"
 
 static int vmdk_probe(const uint8_t *head, size_t len)
 {
@@ -48,6 +48,7 @@ static void vmdk_info(struct rhea_format *f, struct rhea_format_info *info)
 
 const struct rhea_format_ops rhea_format_vmdk = {
     .name = "vmdk",
+    .create_options = vmdk_create_options,
     .probe = vmdk_probe,
     .open = vmdk_open,
     .close = vmdk_close,
@@ -55,5 +56,11 @@ const struct rhea_format_ops rhea_format_vmdk = {
     .facts = vmdk_facts,
     .map = vmdk_map,
     .read = vmdk_read,
+    .write = vmdk_write,
+    .write_zeroes = vmdk_write_zeroes,
+    .discard = vmdk_discard,
+    .flush = vmdk_flush,
+    .create = vmdk_create,
     .check_parent = vmdk_check_parent,
+    .renew_identity = vmdk_renew_identity,
 };

@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 #include <rhea/format.h>
+#include <stdatomic.h>
 
 #include "format/blocks.h"
 #include "format/table.h"
@@ -78,6 +79,7 @@ struct vmdk_extent {
     struct blocks blocks;
     struct table table;
     bool has_blocks; /* both are set up */
+    bool marked;     /* as not closed, by us */
     uint64_t file_size;
     uint64_t hole_from, hole_to; /* of the file: known to be zeroes */
 };
@@ -93,11 +95,12 @@ struct vmdk {
     bool read_only; /* for the reason of ... */
     char why_read_only[160];
 
-    char *parent; /* what info gives out as backing file; NULL: none */
-    bool lone;    /* an extent's file without a descriptor */
+    char *parent;  /* what info gives out as backing file; NULL: none */
+    bool lone;     /* an extent's file without a descriptor */
+    bool replaced; /* the descriptor's file: storage shows the old one */
 
     pthread_mutex_t lock;
-    bool renewed;               /* the content id, since opening */
+    atomic_bool renewed;        /* the content id, since opening */
     struct vmdk_packed *packed; /* see read.c */
 };
 
@@ -141,6 +144,18 @@ int vmdk_read(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
               struct rhea_error *err);
 void vmdk_packed_finish(struct vmdk *v);
 
+/* --- write.c --- */
+int vmdk_write(struct rhea_format *f, uint64_t offset, const void *buf,
+               size_t len, struct rhea_error *err);
+int vmdk_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
+                      bool unmap, struct rhea_error *err);
+int vmdk_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                 struct rhea_error *err);
+int vmdk_flush(struct rhea_format *f, struct rhea_error *err);
+
+/* --- edit.c --- */
+int vmdk_renew_identity(struct rhea_format *f, struct rhea_error *err);
+
 /* --- facts.c --- */
 int vmdk_facts(struct rhea_format *f, struct rhea_facts *facts,
                struct rhea_error *err);
@@ -148,6 +163,9 @@ int vmdk_facts(struct rhea_format *f, struct rhea_facts *facts,
 /* --- parent.c --- */
 int vmdk_check_parent(struct rhea_format *f, struct rhea_format *parent,
                       struct rhea_error *err);
+/* By which children tell whether F has changed. F may be of any format. */
+int vmdk_content_id(struct rhea_format *f, uint32_t *cid,
+                    struct rhea_error *err);
 /* What stands in the descriptor as parent, to what is opened. */
 int vmdk_find_parent(struct vmdk *v, struct rhea_error *err);
 

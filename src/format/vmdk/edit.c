@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Changes of the descriptor.
+ *
+ * Order of writes: where the new text differs from the old one in one sector
+ * only, that is written, which is all or nothing; flush. So it is for a new
+ * content id. A descriptor in a file of its own is replaced as a whole
+ * otherwise (rhea_files.replace). One inside an extent cannot be: its sectors
+ * but the first, flush, then the first, which has who the parent is and what
+ * its content id; flush. A crash between the two garbles lines that describe
+ * the disk's geometry, which are looked at by nobody who reads the disk.
+ */
+#include "format/vmdk/edit.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/entropy.h"
+
+/* The sectors of the file in which OLD and NEW differ, both LEN bytes at
+ * BASE: [*FROM, *TO) of the text, nothing where FROM is TO. */
+static void edit_difference(const char *old, const char *new, size_t len,
+                            uint64_t base, size_t *from, size_t *to)
+{
+    size_t first = 0, last = len;
+    while (first < len && old[first] == new[first])
+        first++;
+    while (last > first && old[last - 1] == new[last - 1])
+        last--;
+    *from = *to = first;
+    if (first == last)
+        return;
+    uint64_t start = align_down(base + first, VMDK_SECTOR);
+    uint64_t end = align_up(base + last, VMDK_SECTOR);
+    *from = (size_t)(RHEA_MAX(start, base) - base);
+    *to = (size_t)RHEA_MIN(end - base, len);
+}
+
+static int edit_put(struct vmdk *v, const char *text, size_t from, size_t to,
+                    struct rhea_error *err)
+{
+    int ret = from < to ? rhea_storage_write(v->base.storage, text + from,
+                                             to - from,
+                                             v->descriptor.offset + from, err)
+                        : 0;
+    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+}
+
+static int edit_write(struct vmdk *v, const char *text, size_t len,
+                      struct rhea_error *err)
+{
+    struct descriptor *d = &v->descriptor;
+    size_t room = RHEA_MAX(len, d->length), from, to;
+    RHEA_AUTO_FREE char *old = calloc(1, room + 1);
+    RHEA_AUTO_FREE char *new = calloc(1, room + 1);
+    if (!old || !new)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    memcpy(old, d->text, d->length);
+    memcpy(new, text, len);
+    edit_difference(old, new, room, d->offset, &from, &to);
+    bool inside = d->offset != 0;
+    if (v->replaced || (!inside && (len != d->length ||
+                                    to - from > VMDK_SECTOR))) {
+        if (!v->files || !v->files->replace)
+            return rhea_error_set(err, ENOTSUP,
+                                  "the descriptor cannot be replaced where it "
+                                  "is");
+        v->replaced = true;
+        return v->files->replace(v->files->opaque, NULL, text, len, err);
+    }
+    if (len > d->room)
+        return rhea_error_set(err, ENOSPC,
+                              "the descriptor, inside of the extent, has no "
+                              "room for that");
+    int ret = 0;
+    if (to - from > VMDK_SECTOR)
+        ret = edit_put(v, new, from + VMDK_SECTOR, to, err);
+    if (!ret)
+        ret = edit_put(v, new, from, RHEA_MIN(to, from + VMDK_SECTOR), err);
+    return ret;
+}
+
+int vmdk_edit_store(struct vmdk *v, char *text, struct rhea_error *err)
+{
+    struct descriptor *d = &v->descriptor;
+    struct descriptor new = {
+        .text = text,
+        .length = strlen(text),
+        .offset = d->offset,
+        .room = d->room,
+    };
+    int ret = descriptor_parse(&new, err);
+    if (!ret)
+        ret = edit_write(v, text, new.length, err);
+    if (ret) {
+        descriptor_finish(&new);
+        return ret;
+    }
+    descriptor_finish(d);
+    *d = new;
+    return 0;
+}
+
+/* --- Lines --- */
+
+/* TEXT with LEN bytes at AT replaced by WITH; malloc'd. */
+static char *edit_splice(const char *text, size_t at, size_t len,
+                         const char *with)
+{
+    char *out = NULL;
+    return asprintf(&out, "%.*s%s%s", (int)at, text, with, text + at + len) < 0
+               ? NULL
+               : out;
+}
+
+int vmdk_edit_line(char **text, const char *name, const char *value,
+                   const char *after, struct rhea_error *err)
+{
+    const struct descriptor d = {.text = *text, .length = strlen(*text)};
+    RHEA_AUTO_FREE char *line = NULL;
+    size_t at, len;
+    char *new;
+    if (descriptor_find(&d, name, &at, &len) && value) {
+        new = edit_splice(*text, at, len, value);
+    } else if (descriptor_find(&d, name, &at, &len)) {
+        while (at && d.text[at - 1] != '\n')
+            at--;
+        len = strcspn(d.text + at, "\n");
+        new = edit_splice(*text, at, len + (d.text[at + len] == '\n'), "");
+    } else if (!value) {
+        return 0;
+    } else if (!descriptor_find(&d, after, &at, &len)) {
+        return rhea_error_set(err, EINVAL,
+                              "the descriptor has no line \"%s\"", after);
+    } else {
+        at += strcspn(d.text + at, "\n");
+        const char *quote = strncmp(name, "ddb.", 4) == 0 ? " = " : "=";
+        if (asprintf(&line, "\n%s%s\"%s\"", name, quote, value) < 0)
+            line = NULL;
+        new = line ? edit_splice(*text, at, 0, line) : NULL;
+    }
+    if (!new)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    free(*text);
+    *text = new;
+    return 0;
+}
+
+/* --- The content id --- */
+
+/* A new one with LEN digits, as text. */
+static int edit_new_cid(const struct descriptor *d, size_t len, char cid[9],
+                        struct rhea_error *err)
+{
+    uint32_t n;
+    do {
+        int ret = entropy_get(&n, sizeof(n), err);
+        if (ret)
+            return ret;
+        if (len < 8)
+            n = (uint32_t)(n % ((uint64_t)1 << 4 * len));
+        /* Those say "none" and "ask the long one". */
+    } while (n == d->cid || n >= UINT32_MAX - 1);
+    snprintf(cid, 9, "%0*" PRIx32, (int)len, n);
+    return 0;
+}
+
+/* In place, so that it is one sector's write. The long id ends with it. */
+static int edit_cid(struct vmdk *v, struct rhea_error *err)
+{
+    const struct descriptor *d = &v->descriptor;
+    size_t at, len, long_at, long_len;
+    char cid[9];
+    RHEA_AUTO_FREE char *text = strdup(d->text);
+    if (!text)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    if (!descriptor_find(d, "CID", &at, &len))
+        return rhea_error_set(err, EINVAL, "the descriptor has no content id");
+    /* QEMU leaves leading zeroes out. Few have less than four digits left. */
+    size_t digits = len >= 4 && len <= 8 ? len : 8;
+    int ret = edit_new_cid(d, digits, cid, err);
+    if (ret)
+        return ret;
+    if (digits == 8 && descriptor_find(d, "ddb.longContentID", &long_at,
+                                       &long_len) &&
+        long_len == 32)
+        memcpy(text + long_at + 24, cid, 8);
+    if (digits == len) {
+        memcpy(text + at, cid, len);
+    } else {
+        char *longer = edit_splice(text, at, len, cid);
+        free(text);
+        text = longer;
+    }
+    if (!text)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    return vmdk_edit_store(v, rhea_steal(text), err);
+}
+
+int vmdk_renew_identity(struct rhea_format *f, struct rhea_error *err)
+{
+    struct vmdk *v = vmdk_of(f);
+    if (atomic_load(&v->renewed))
+        return 0;
+    RHEA_LOCKED(&v->lock);
+    if (v->renewed || !v->descriptor.text)
+        return 0;
+    int ret = edit_cid(v, err);
+    v->renewed = !ret;
+    return ret;
+}
