@@ -83,7 +83,7 @@ static int driver_from_address(char *text, struct storage_options *o,
         text[len - 1] = 0;
         text++;
     }
-    return driver_set_inet(o, text, colon + 1, err);
+    return driver_set_inet(o, *text ? text : "localhost", colon + 1, err);
 }
 
 /* nbd:HOST:PORT or nbd:unix:PATH, and :exportname=NAME. */
@@ -215,24 +215,29 @@ static int driver_get_options(struct nbd *n, const struct storage_options *o,
     return ret;
 }
 
+/* Characters that would end a part of the URI are escaped, others are as the
+ * user wrote them. */
 static char *driver_make_name(const char *path, const char *host,
                               const char *port, const char *export)
 {
     RHEA_AUTO_FREE char *export_text = export ? uri_encode(export) : NULL;
-    const char *slash = export ? "/" : "",
-               *colon = strchr(host ? host : "", ':');
+    RHEA_AUTO_FREE char *place =
+        uri_escape(path ? path : host, path ? "&" : "/?@[]");
+    RHEA_AUTO_FREE char *port_text = uri_escape(path ? "" : port, "/?@");
+    const char *slash = export ? "/" : "";
+    bool colon = place && strchr(place, ':');
     char *name = NULL;
     int len;
 
-    if (export && !export_text)
+    if ((export && !export_text) || !place || !port_text)
         return NULL;
     if (path)
         len = asprintf(&name, "nbd+unix://%s%s?socket=%s", slash,
-                       export ? export_text : "", path);
+                       export ? export_text : "", place);
     else
-        len =
-            asprintf(&name, "nbd://%s%s%s:%s%s%s", colon ? "[" : "", host,
-                     colon ? "]" : "", port, slash, export ? export_text : "");
+        len = asprintf(&name, "nbd://%s%s%s:%s%s%s", colon ? "[" : "", place,
+                       colon ? "]" : "", port_text, slash,
+                       export ? export_text : "");
     return len < 0 ? NULL : name;
 }
 
@@ -297,7 +302,7 @@ static char *driver_plain_name(const struct storage_options *o,
     const char *port = driver_peek_server(o, "port");
 
     (void)child;
-    if (!path && !host)
+    if (!path && (!host || !*host))
         return NULL;
     return driver_make_name(path, host, port ? port : NBD_PORT,
                             storage_options_peek(o, "export"));

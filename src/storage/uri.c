@@ -139,7 +139,10 @@ void uri_finish(struct uri *uri)
     *uri = (struct uri){0};
 }
 
-char *uri_encode(const char *text)
+/* TEXT with those bytes as %XX of which ENCODED says so; malloc'd. */
+static char *uri_encode_some(const char *text,
+                             bool (*encoded)(char c, const char *set),
+                             const char *set)
 {
     static const char digits[] = "0123456789ABCDEF";
     char *out = malloc(3 * strlen(text) + 1), *to = out;
@@ -147,8 +150,8 @@ char *uri_encode(const char *text)
     for (; out && *text; text++) {
         unsigned char c = (unsigned char)*text;
 
-        if (isalnum(c) || strchr("-._~/", c)) {
-            *to++ = (char)c;
+        if (!encoded(*text, set)) {
+            *to++ = *text;
         } else {
             *to++ = '%';
             *to++ = digits[c >> 4];
@@ -158,4 +161,24 @@ char *uri_encode(const char *text)
     if (out)
         *to = 0;
     return out;
+}
+
+static bool uri_is_not_in(char c, const char *set)
+{
+    return !isalnum((unsigned char)c) && !strchr(set, c);
+}
+
+static bool uri_is_in(char c, const char *set)
+{
+    return c == '%' || strchr(set, c);
+}
+
+char *uri_encode(const char *text)
+{
+    return uri_encode_some(text, uri_is_not_in, "-._~/");
+}
+
+char *uri_escape(const char *text, const char *special)
+{
+    return uri_encode_some(text, uri_is_in, special);
 }

@@ -22,5 +22,7 @@ void uri_finish(struct uri *uri);
 
 /* TEXT with all but letters, digits and -._~/ as %XX; malloc'd. */
 char *uri_encode(const char *text);
+/* The same, but only for % and the characters in SPECIAL. */
+char *uri_escape(const char *text, const char *special);
 
 #endif

@@ -9,7 +9,6 @@
  */
 #include <rhea/inplace.h>
 
-#include <stdarg.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -22,37 +21,6 @@
 #include "storage/memory.h"
 
 enum { LIMIT = 48 << 20 };
-
-/* --- what options.c needs of main.c -------------------------------------- */
-
-void tool_error(const char *fmt, ...)
-{
-    char text[256];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-}
-
-void *tool_realloc(void *p, size_t size)
-{
-    p = realloc(p, size ? size : 1);
-    FUZZ_REQUIRE(p, "memory");
-    return p;
-}
-
-char *tool_strdup(const char *s)
-{
-    char *copy = strdup(s);
-    FUZZ_REQUIRE(copy, "memory");
-    return copy;
-}
-
-int tool_finish_output(int exit_code, int code)
-{
-    (void)code;
-    return exit_code;
-}
 
 /* --- parsing ------------------------------------------------------------- */
 

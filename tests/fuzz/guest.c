@@ -171,6 +171,28 @@ void guest_spoil(struct guest *g, uint64_t offset, uint64_t len)
     guest_mark(g, offset, len, GUEST_BROKEN);
 }
 
+void guest_resize(struct guest *g, uint64_t size)
+{
+    if (size < g->size)
+        guest_cut(g, size, g->size - size);
+    FUZZ_REQUIRE(!rhea_storage_truncate(g->bytes, size, NULL), "memory");
+    if (size < g->known || g->known == g->size)
+        g->known = size;
+    g->size = size;
+}
+
+void guest_copy(struct guest *to, const struct guest *from)
+{
+    *to = *from;
+    to->bytes = fuzz_clone(from->bytes);
+    to->runs = NULL;
+    if (!from->n_runs)
+        return;
+    to->runs = calloc(from->n_runs, sizeof(*to->runs));
+    FUZZ_REQUIRE(to->runs, "memory");
+    memcpy(to->runs, from->runs, from->n_runs * sizeof(*to->runs));
+}
+
 static void guest_load_bytes(struct guest *g, struct rhea_format *f,
                              struct piece *p, uint64_t offset)
 {

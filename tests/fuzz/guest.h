@@ -37,6 +37,10 @@ void guest_finish(struct guest *g);
 void guest_write(struct guest *g, uint64_t offset, const void *buf, size_t len);
 void guest_zero(struct guest *g, uint64_t offset, uint64_t len);
 void guest_spoil(struct guest *g, uint64_t offset, uint64_t len);
+/* What is new reads as zeroes. */
+void guest_resize(struct guest *g, uint64_t size);
+/* *TO need not be anything before. */
+void guest_copy(struct guest *to, const struct guest *from);
 
 /* F must hold just this; WHEN is for the message. */
 void guest_compare(const struct guest *g, struct rhea_format *f,

@@ -50,9 +50,9 @@ static int l1_switch(struct qcow2 *q, uint64_t host, uint32_t n, uint64_t size,
     int r;
 
     store_be64(fields, size);
-    store_be32(fields + QCOW2_AT_CRYPT - QCOW2_AT_SIZE, q->crypt_method);
-    store_be32(fields + QCOW2_AT_L1_SIZE - QCOW2_AT_SIZE, n);
-    store_be64(fields + QCOW2_AT_L1_OFFSET - QCOW2_AT_SIZE, host);
+    store_be32(fields + (QCOW2_AT_CRYPT - QCOW2_AT_SIZE), q->crypt_method);
+    store_be32(fields + (QCOW2_AT_L1_SIZE - QCOW2_AT_SIZE), n);
+    store_be64(fields + (QCOW2_AT_L1_OFFSET - QCOW2_AT_SIZE), host);
     rhea_storage_event(q->f.storage, "l1_grow_activate_table");
     r = rhea_storage_write(q->f.storage, fields, sizeof(fields), QCOW2_AT_SIZE,
                            err);
