@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Check: the image was closed, its header says where data can be, each cluster
+ * lies in the file and is used once, also by the extension (spec, "BAT",
+ * "Format Extension"). What the file holds behind the last cluster is leaked;
+ * unused clusters between others are not: QEMU uses them again.
+ *
+ * Repair: an entry that leads to where no cluster can be is set to 0; a file
+ * that ends inside its last cluster grows; of a cluster that is used more than
+ * once, each further user gets a copy; an extension that does not hold is
+ * dropped; the end is cut off.
+ *
+ * Order of a repair's writes: copies, flush, entries, flush, then the header's
+ * fields, flush, then the end is cut off, flush. At each moment an entry is
+ * what it was or what it will be, and what that leads to is durable.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/bitmap.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/parallels/hds.h"
+
+enum { COPY_BYTES = 1 << 20 };
+
+struct hds_checker {
+    struct hds *h;
+    struct rhea_check *out;
+    unsigned fix; /* RHEA_FIX_* */
+    uint64_t file_size;
+    struct bitmap used; /* a bit for a cluster's place, from 0 of the file on */
+    uint64_t end;       /* of the last cluster in use */
+    uint64_t previous;  /* host of the entry before; 0: none */
+    uint64_t next;      /* the entry behind that */
+};
+
+RHEA_PRINTF(3, 4)
+static void check_tell(struct hds_checker *c, bool is_error, const char *fmt,
+                       ...)
+{
+    if (!c->out->finding)
+        return;
+    char text[256];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    c->out->finding(c->out->opaque, is_error, text);
+}
+
+static bool check_fixes(const struct hds_checker *c)
+{
+    return c->fix & RHEA_FIX_ERRORS;
+}
+
+/* A corruption, which is repaired now where that is asked for. */
+static void check_count(struct hds_checker *c)
+{
+    if (check_fixes(c))
+        c->out->corruptions_fixed++;
+    else
+        c->out->corruptions++;
+}
+
+/* --- Clusters --- */
+
+/* The place that a cluster at HOST begins in, and the next one where it
+ * reaches into that. */
+static void check_places(const struct hds *h, uint64_t host, uint64_t *first,
+                         uint64_t *count)
+{
+    /* The grid is below a cluster's size. */
+    uint64_t shifted = host + h->cluster_size - h->grid;
+    *first = shifted / h->cluster_size;
+    *count = shifted % h->cluster_size ? 2 : 1;
+}
+
+/* Whether the cluster at HOST, which lies in the file, is free so far; then it
+ * is not any more. */
+static bool check_take(struct hds_checker *c, uint64_t host)
+{
+    uint64_t first, count;
+    check_places(c->h, host, &first, &count);
+    if (first >= c->used.n_bits)
+        return false;
+    count = RHEA_MIN(count, c->used.n_bits - first);
+    if (bitmap_any(&c->used, first, count))
+        return false;
+    bitmap_set(&c->used, first, count);
+    c->end = RHEA_MAX(c->end, host + c->h->cluster_size);
+    return true;
+}
+
+/* The cluster of entry INDEX, at HOST, belongs to another one, too. */
+static int check_copy(struct hds_checker *c, uint64_t index, uint64_t host,
+                      struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    size_t piece = (size_t)RHEA_MIN(h->cluster_size, COPY_BYTES);
+    RHEA_AUTO_FREE uint8_t *buf = malloc(piece);
+    uint64_t to, one = 1;
+    if (!buf)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
+    if (!ret)
+        ret = blocks_grow(&h->blocks, err);
+    for (uint64_t at = 0; !ret && at < h->cluster_size; at += piece) {
+        size_t n = (size_t)RHEA_MIN(h->cluster_size - at, piece);
+        ret = rhea_storage_read_padded(h->base.storage, buf, n, host + at, err);
+        if (!ret)
+            ret = rhea_storage_write(h->base.storage, buf, n, to + at, err);
+    }
+    if (!ret)
+        ret = hds_entry_set(h, index, (uint32_t)(to / h->unit), err);
+    c->end = RHEA_MAX(c->end, to + h->cluster_size);
+    c->file_size = RHEA_MAX(c->file_size, c->end);
+    return ret;
+}
+
+static int check_twice(struct hds_checker *c, uint64_t index, uint64_t host,
+                       struct rhea_error *err)
+{
+    check_tell(c, true,
+               "cluster %" PRIu64 " shares its place at offset %" PRIu64 "%s",
+               index, host, check_fixes(c) ? "; it was given its own" : "");
+    check_count(c);
+    return check_fixes(c) ? check_copy(c, index, host, err) : 0;
+}
+
+static int check_outside(struct hds_checker *c, uint64_t index, uint64_t host,
+                         struct rhea_error *err)
+{
+    check_tell(c, true,
+               "cluster %" PRIu64 " is at offset %" PRIu64
+               ", where none can be%s",
+               index, host, check_fixes(c) ? "; dropped" : "");
+    check_count(c);
+    c->previous = 0;
+    return check_fixes(c) ? hds_entry_set(c->h, index, 0, err) : 0;
+}
+
+/* The file ends inside of the cluster. */
+static int check_cut_off(struct hds_checker *c, uint64_t index, uint64_t host,
+                         struct rhea_error *err)
+{
+    uint64_t end = host + c->h->cluster_size;
+    check_tell(c, true,
+               "cluster %" PRIu64 " at offset %" PRIu64
+               " is cut off by the end of the file%s",
+               index, host, check_fixes(c) ? ", which was moved" : "");
+    check_count(c);
+    if (!check_fixes(c))
+        return 0;
+    c->file_size = RHEA_MAX(c->file_size, end);
+    return blocks_grow(&c->h->blocks, err);
+}
+
+static int check_entry(void *opaque, uint64_t index, uint32_t entry,
+                       struct rhea_error *err)
+{
+    struct hds_checker *c = opaque;
+    uint64_t host = hds_host(c->h, entry);
+    int ret = 0;
+    if ((index & 0xffff) == 0 && rhea_progress_cancelled(c->out->progress))
+        return rhea_error_set(err, ECANCELED, "the check was stopped");
+    if (host >= c->file_size || !hds_host_valid(c->h, host))
+        return check_outside(c, index, host, err);
+    if (host + c->h->cluster_size > c->file_size)
+        ret = check_cut_off(c, index, host, err);
+    c->out->allocated_clusters++;
+    if (c->previous && index == c->next &&
+        c->previous + c->h->cluster_size != host)
+        c->out->fragmented_clusters++;
+    c->previous = host;
+    c->next = index + 1;
+    if (!ret && !check_take(c, host))
+        ret = check_twice(c, index, host, err);
+    return ret;
+}
+
+/* --- The header and the extension --- */
+
+static int check_unclean(struct hds_checker *c)
+{
+    if (!c->h->unclean)
+        return 0;
+    check_tell(c, true, "the image was not closed%s",
+               check_fixes(c) ? "; it is now" : "");
+    check_count(c);
+    return 0;
+}
+
+static int check_start(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    if (!h->wrong_start)
+        return 0;
+    check_tell(c, true,
+               "the header is wrong about where data can be: it is from "
+               "offset %" PRIu64 " on%s",
+               h->data_start, check_fixes(c) ? ", which it now says" : "");
+    check_count(c);
+    return check_fixes(c)
+               ? hds_header_set(h, HDS_H_DATA_OFF,
+                                (uint32_t)(h->data_start / HDS_SECTOR), err)
+               : 0;
+}
+
+/* "Empty" over data: Parallels' programs would not look at it. */
+static int check_empty(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    if (!h->empty_flag || !c->out->allocated_clusters)
+        return 0;
+    check_tell(c, true, "the header says that the image is empty%s",
+               check_fixes(c) ? "; not any more" : "");
+    check_count(c);
+    if (!check_fixes(c))
+        return 0;
+    h->empty_flag = false;
+    return hds_header_set(h, HDS_H_FLAGS, 0, err);
+}
+
+static int check_extension_cluster(void *opaque, uint64_t host,
+                                   struct rhea_error *err)
+{
+    struct hds_checker *c = opaque;
+    (void)err;
+    if (host + c->h->cluster_size <= c->file_size && check_take(c, host))
+        return 0;
+    /* The guest's data goes first. */
+    c->h->ext.broken = true;
+    snprintf(c->h->ext.why, sizeof(c->h->ext.why),
+             "its cluster at offset %" PRIu64 " is not its own", host);
+    return 0;
+}
+
+/* After all of the guest's clusters. */
+static int check_extension(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    int ret = hds_extension_each(h, check_extension_cluster, c, err);
+    /* A stale one is nobody's any more. */
+    if (ret || !h->ext.broken || h->ext.stale)
+        return ret;
+    check_tell(c, true, "the format extension is damaged: %s%s", h->ext.why,
+               check_fixes(c) ? "; dropped" : "");
+    check_count(c);
+    if (!check_fixes(c))
+        return 0;
+    hds_extension_finish(&h->ext);
+    return hds_header_set64(h, HDS_H_EXT_OFF, 0, err);
+}
+
+/* --- The end of the file --- */
+
+static int check_end(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    c->out->image_end = c->end;
+    /* An extension that is not known may have clusters anywhere. */
+    if (c->file_size <= c->end || (h->ext.unknown && !h->ext.stale))
+        return 0;
+    uint64_t count = div_up(c->file_size - c->end, h->cluster_size);
+    bool fix = (c->fix & RHEA_FIX_LEAKS) && !c->out->corruptions;
+    check_tell(c, false, "%" PRIu64 " bytes at the end of the file are unused%s",
+               c->file_size - c->end, fix ? "; cut off" : "");
+    if (!fix) {
+        c->out->leaks += count;
+        return 0;
+    }
+    int ret = rhea_storage_truncate(h->base.storage, c->end, err);
+    if (!ret)
+        ret = rhea_storage_flush(h->base.storage, err);
+    if (ret)
+        return ret;
+    h->blocks.file_end = hds_grid_up(h, c->end);
+    c->out->leaks_fixed += count;
+    return 0;
+}
+
+/* --- All of it --- */
+
+static int check_begin(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    int ret = rhea_storage_size(h->base.storage, &c->file_size, err);
+    if (!ret)
+        ret = bitmap_init(&c->used, h->blocks.file_end / h->cluster_size + 2,
+                          err);
+    c->end = h->data_start;
+    return ret;
+}
+
+static int check_table(struct hds_checker *c, struct rhea_error *err)
+{
+    int ret = check_begin(c, err);
+    if (!ret)
+        ret = hds_each_entry(c->h, 0, check_entry, c, err);
+    if (!ret)
+        ret = check_empty(c, err);
+    if (!ret)
+        ret = check_extension(c, err);
+    return ret;
+}
+
+/* What was repaired becomes durable, and the image closed, for nothing is left
+ * to warn of. */
+static int check_finish(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    int ret = hds_write_back(h, err);
+    if (!ret && check_fixes(c) && h->unclean) {
+        ret = hds_header_set(h, HDS_H_IN_USE, h->closed, err);
+        if (!ret)
+            ret = hds_write_back(h, err);
+        h->unclean = ret != 0;
+    }
+    return ret ? ret : check_end(c, err);
+}
+
+int hds_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
+              struct rhea_error *err)
+{
+    struct hds *h = hds_of(f);
+    struct hds_checker c = {.h = h, .out = check, .fix = fix};
+    if (fix && !h->blocks.writable)
+        return rhea_error_set(err, EACCES,
+                              "cannot repair: the image is open for reading "
+                              "only");
+    check->total_clusters = h->entries;
+    RHEA_LOCKED(&h->blocks.lock);
+    int ret = fix ? blocks_change_begin(&h->blocks, err) : 0;
+    if (!ret)
+        ret = check_unclean(&c);
+    if (!ret)
+        ret = check_start(&c, err);
+    if (!ret)
+        ret = check_table(&c, err);
+    if (!ret)
+        ret = fix ? check_finish(&c, err) : check_end(&c, err);
+    bitmap_finish(&c.used);
+    /* What is left in the cache by a repair that has failed is not written. */
+    h->blocks.failed |= ret && fix;
+    return ret;
+}
+
+int hds_check_table(struct hds *h, uint64_t *faults, struct rhea_error *err)
+{
+    struct rhea_check check = {0};
+    struct hds_checker c = {.h = h, .out = &check};
+    int ret = check_table(&c, err);
+    bitmap_finish(&c.used);
+    *faults = check.corruptions;
+    return ret;
+}

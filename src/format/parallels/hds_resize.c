@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Another size.
+ *
+ * The table begins right behind the header. Where a longer one has no room
+ * before the first cluster, the clusters that are in its way move to the end.
+ *
+ * Order of writes:
+ *   1. the clusters in the way are copied to the end of the file; flush;
+ *   2. their entries; flush. Nothing leads to the old places any more;
+ *   3. what the table grows into becomes zeroes, and what the last cluster
+ *      holds behind the old end; flush;
+ *   4. the header's sector: size, entries, where data can be; flush. Until then
+ *      the new entries are no entries.
+ * Shrinking is the header alone, and then what nobody uses at the end of the
+ * file is cut off.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/parallels/hds.h"
+
+enum { COPY_BYTES = 1 << 20 };
+
+struct hds_move {
+    struct hds *h;
+    uint64_t below; /* clusters that begin before this are in the way */
+    uint64_t end;   /* of the last cluster */
+};
+
+static int move_copy(struct hds *h, uint64_t from, uint64_t to,
+                     struct rhea_error *err)
+{
+    size_t piece = (size_t)RHEA_MIN(h->cluster_size, COPY_BYTES);
+    RHEA_AUTO_FREE uint8_t *buf = malloc(piece);
+    if (!buf)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    int ret = 0;
+    for (uint64_t at = 0; !ret && at < h->cluster_size; at += piece) {
+        size_t n = (size_t)RHEA_MIN(h->cluster_size - at, piece);
+        ret = rhea_storage_read_padded(h->base.storage, buf, n, from + at, err);
+        if (!ret)
+            ret = rhea_storage_write(h->base.storage, buf, n, to + at, err);
+    }
+    return ret;
+}
+
+static int move_entry(void *opaque, uint64_t index, uint32_t entry,
+                      struct rhea_error *err)
+{
+    struct hds_move *m = opaque;
+    struct hds *h = m->h;
+    uint64_t host = hds_host(h, entry), to, one = 1;
+    if (host >= m->below)
+        return 0;
+    if (!hds_host_valid(h, host))
+        return rhea_error_set(err, EIO,
+                              "the image is damaged: a cluster cannot be at "
+                              "offset %" PRIu64
+                              " of the file; see 'check'",
+                              host);
+    int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
+    if (!ret)
+        ret = blocks_grow(&h->blocks, err);
+    if (!ret)
+        ret = move_copy(h, host, to, err);
+    return ret ? ret : hds_entry_set(h, index, (uint32_t)(to / h->unit), err);
+}
+
+/* The header's fields, in one sector. */
+static int resize_header(struct hds *h, uint64_t size, uint32_t entries,
+                         uint64_t data_start, struct rhea_error *err)
+{
+    uint64_t sectors = size / HDS_SECTOR;
+    int ret = hds_header_set(h, HDS_H_CYLINDERS,
+                             (uint32_t)(sectors / HDS_HEADS / HDS_TRACK), err);
+    if (!ret)
+        ret = hds_header_set(h, HDS_H_HEADS, HDS_HEADS, err);
+    if (!ret)
+        ret = hds_header_set(h, HDS_H_ENTRIES, entries, err);
+    if (!ret)
+        ret = hds_header_set64(h, HDS_H_SECTORS, sectors, err);
+    if (!ret)
+        ret = hds_header_set(h, HDS_H_DATA_OFF,
+                             (uint32_t)(data_start / HDS_SECTOR), err);
+    return ret ? ret : hds_write_back(h, err);
+}
+
+/* The table's new end, in whole clusters from the grid on. */
+static uint64_t resize_start(const struct hds *h, uint64_t table_end)
+{
+    return RHEA_MAX(h->data_start, hds_grid_up(h, align_up(table_end,
+                                                           HDS_SECTOR)));
+}
+
+/* Entries [h->entries, ENTRIES) become ones that are 0. */
+static int resize_room(struct hds *h, uint64_t table_end, uint64_t data_start,
+                       struct rhea_error *err)
+{
+    struct hds_move m = {.h = h, .below = data_start};
+    int ret = 0;
+    if (data_start > h->data_start) {
+        ret = hds_each_entry(h, 0, move_entry, &m, err);
+        if (!ret)
+            ret = hds_write_back(h, err);
+    }
+    /* The file ends no sooner than data can begin. */
+    h->blocks.file_end = RHEA_MAX(h->blocks.file_end, data_start);
+    if (!ret)
+        ret = blocks_grow(&h->blocks, err);
+    /* Past the cache, which may have some of it. */
+    table_drop(&h->table);
+    if (!ret)
+        ret = rhea_storage_zero(h->base.storage, h->table_end,
+                                table_end - h->table_end, false, err);
+    return ret ? ret : rhea_storage_flush(h->base.storage, err);
+}
+
+/* What the last cluster holds behind the old end must not show. */
+static int resize_clear(struct hds *h, struct rhea_error *err)
+{
+    uint64_t skip = h->base.size % h->cluster_size;
+    struct rhea_extent x;
+    if (!skip)
+        return 0;
+    int ret = h->blocks.ops->map(&h->blocks, h->base.size - 1, 1, &x, err);
+    if (!ret && x.kind == RHEA_EXTENT_DATA)
+        ret = rhea_storage_zero(h->base.storage, x.host + 1,
+                                h->cluster_size - skip, false, err);
+    return ret;
+}
+
+static int resize_grow(struct hds *h, uint64_t size, uint32_t entries,
+                       struct rhea_error *err)
+{
+    uint64_t table_end = HDS_HEADER + 4 * (uint64_t)entries;
+    uint64_t data_start = resize_start(h, table_end);
+    int ret = 0;
+    if (entries > h->entries)
+        ret = resize_room(h, table_end, data_start, err);
+    if (!ret)
+        ret = resize_clear(h, err);
+    if (!ret)
+        ret = resize_header(h, size, entries, data_start, err);
+    if (ret)
+        return ret;
+    h->entries = entries;
+    h->table_end = table_end;
+    h->data_start = data_start;
+    return 0;
+}
+
+static int shrink_find_end(void *opaque, uint64_t index, uint32_t entry,
+                           struct rhea_error *err)
+{
+    struct hds_move *m = opaque;
+    (void)index;
+    (void)err;
+    m->end = RHEA_MAX(m->end, hds_host(m->h, entry) + m->h->cluster_size);
+    return 0;
+}
+
+static int resize_shrink(struct hds *h, uint64_t size, uint32_t entries,
+                         struct rhea_error *err)
+{
+    struct hds_move m = {.h = h, .end = h->data_start};
+    int ret = resize_header(h, size, entries, h->data_start, err);
+    if (ret)
+        return ret;
+    h->entries = entries;
+    h->table_end = HDS_HEADER + 4 * (uint64_t)entries;
+    ret = hds_each_entry(h, 0, shrink_find_end, &m, err);
+    if (!ret && m.end < h->blocks.file_end) {
+        ret = rhea_storage_truncate(h->base.storage, m.end, err);
+        h->blocks.file_end = h->blocks.grown = hds_grid_up(h, m.end);
+    }
+    return ret;
+}
+
+static int resize_check(const struct hds *h, const struct rhea_resize *how,
+                        struct rhea_error *err)
+{
+    const char *preallocation = how->preallocation;
+    if (preallocation && strcmp(preallocation, "off") != 0)
+        return rhea_error_set(err, ENOTSUP,
+                              "Parallels images know no preallocation, such as "
+                              "'%s'",
+                              preallocation);
+    if (how->size % HDS_SECTOR)
+        return rhea_error_set(err, EINVAL,
+                              "the size must be a multiple of %d bytes",
+                              HDS_SECTOR);
+    if (how->size < h->base.size && !how->shrink)
+        return rhea_error_set(err, EINVAL,
+                              "what lies behind the new end would be lost");
+    if (div_up(how->size, h->cluster_size) > HDS_MAX_ENTRIES ||
+        (!h->extended && how->size / HDS_SECTOR > UINT32_MAX))
+        return rhea_error_set(err, EFBIG,
+                              "%" PRIu64 " bytes are more than this image's "
+                              "header and table can tell",
+                              how->size);
+    if (h->ext.n_bitmaps || h->ext.unknown || h->ext.broken)
+        return rhea_error_set(err, ENOTSUP,
+                              "the image has bitmaps, or other parts of a "
+                              "format extension, which are for its present "
+                              "size; remove them first");
+    return 0;
+}
+
+/* With the lock held: nothing is in flight, all is in the file. */
+static int resize_locked(struct hds *h, uint64_t size, struct rhea_error *err)
+{
+    uint32_t entries = (uint32_t)div_up(size, h->cluster_size);
+    int ret = blocks_change_begin(&h->blocks, err);
+    if (!ret)
+        ret = blocks_begin(&h->blocks, err);
+    if (ret)
+        return ret;
+    ret = size > h->base.size ? resize_grow(h, size, entries, err)
+                              : resize_shrink(h, size, entries, err);
+    ret = blocks_change_end(&h->blocks, ret, err);
+    if (!ret)
+        h->base.size = h->blocks.size = size;
+    return ret;
+}
+
+int hds_resize(struct rhea_format *f, const struct rhea_resize *how,
+               struct rhea_error *err)
+{
+    struct hds *h = hds_of(f);
+    uint64_t old = f->size;
+    int ret = resize_check(h, how, err);
+    if (ret || how->size == old)
+        return ret;
+    pthread_mutex_lock(&h->blocks.lock);
+    ret = resize_locked(h, how->size, err);
+    pthread_mutex_unlock(&h->blocks.lock);
+    if (!ret && how->size > old && how->hide_below && h->blocks.child)
+        ret = blocks_write_zeroes(&h->blocks, old, how->size - old, false, err);
+    return ret ? ret : blocks_flush(&h->blocks, err);
+}
