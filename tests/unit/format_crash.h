@@ -37,7 +37,9 @@ struct subject {
     const struct rhea_option *options;
     size_t n_options;
     const struct rhea_files *files;
-    size_t cluster; /* bytes; write_compressed takes one */
+    size_t cluster;     /* bytes; write_compressed takes one */
+    bool tells_unclean; /* a check counts as one error that the image was not
+                           closed */
 };
 
 static inline struct rhea_format *
@@ -247,7 +249,8 @@ static inline bool state_is_good(const struct subject *t,
         struct rhea_format *f = subject_open_ok(t, state, flags[pass]);
         struct rhea_check check =
             subject_checked(f, pass == 2 ? RHEA_FIX_LEAKS : 0);
-        bool good = CHECK_EQ(check.corruptions + check.errors, 0) &&
+        unsigned unclean = pass == 0 && t->tells_unclean;
+        bool good = CHECK(check.corruptions + check.errors <= unclean) &&
                     CHECK_OK(read_all(f, guest, over), &err) &&
                     CHECK(model_holds(m, guest));
         CHECK_OK(f->ops->close(f, &err), &err);

@@ -156,8 +156,7 @@ static int open_header(struct hds *h, uint8_t header[HDS_HEADER],
     h->closed = in_use == HDS_CLOSED ? HDS_CLOSED : HDS_CLOSED_OLD;
     h->empty_flag = load_le32(header + HDS_H_FLAGS) & HDS_FLAG_EMPTY;
     open_start(h, header, file_size);
-    h->blocks.file_end =
-        hds_grid_up(h, RHEA_MAX(file_size, h->data_start));
+    h->blocks.file_end = hds_grid_up(h, RHEA_MAX(file_size, h->data_start));
     return 0;
 }
 
@@ -183,6 +182,8 @@ static int open_check_unclean(struct hds *h, struct rhea_error *err)
 {
     uint64_t faults = 0;
     int ret = hds_check_table(h, &faults, err);
+    h->marked = !ret && !faults; /* now it is ours, and to be closed */
+    h->unclean = !h->marked;
     if (!ret && faults)
         ret = rhea_error_set(err, EIO,
                              "this Parallels image was not closed cleanly and "
@@ -272,7 +273,7 @@ int hds_open(struct rhea_format **out, const struct rhea_format_open *how,
     struct hds *h = calloc(1, sizeof(*h));
     if (!h)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    h->base.ops = &hds_ops;
+    h->base.ops = &rhea_format_parallels;
     h->base.storage = how->storage;
     blocks_init(&h->blocks, &hds_blocks_ops, &h->base);
     h->blocks.child = child;
@@ -309,7 +310,7 @@ int hds_settle(struct hds *h, struct rhea_error *err)
     return 0;
 }
 
-static int hds_close(struct rhea_format *f, struct rhea_error *err)
+int hds_close(struct rhea_format *f, struct rhea_error *err)
 {
     struct hds *h = hds_of(f);
     int ret = 0;
@@ -326,7 +327,7 @@ static int hds_close(struct rhea_format *f, struct rhea_error *err)
 
 /* --- The rest of the interface --- */
 
-static void hds_info(struct rhea_format *f, struct rhea_format_info *info)
+void hds_info(struct rhea_format *f, struct rhea_format_info *info)
 {
     struct hds *h = hds_of(f);
     RHEA_LOCKED(&h->blocks.lock);
@@ -357,8 +358,8 @@ static void facts_bitmap(struct rhea_facts *facts, const struct hds *h,
     rhea_facts_end(facts);
 }
 
-static int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
-                     struct rhea_error *err)
+int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
+              struct rhea_error *err)
 {
     struct hds *h = hds_of(f);
     (void)err;
@@ -378,45 +379,27 @@ static int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
     return 0;
 }
 
-static int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,
-                   struct rhea_extent *extent, struct rhea_error *err)
+int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,
+            struct rhea_extent *extent, struct rhea_error *err)
 {
     return blocks_map(&hds_of(f)->blocks, offset, len, extent, err);
 }
 
-static int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
-                     size_t len, struct rhea_error *err)
+int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
+              size_t len, struct rhea_error *err)
 {
     hds_bitmaps_mark(hds_of(f), offset, len);
     return blocks_write(&hds_of(f)->blocks, offset, buf, len, err);
 }
 
-static int hds_write_zeroes(struct rhea_format *f, uint64_t offset,
-                            uint64_t len, bool unmap, struct rhea_error *err)
+int hds_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
+                     bool unmap, struct rhea_error *err)
 {
     hds_bitmaps_mark(hds_of(f), offset, len);
     return blocks_write_zeroes(&hds_of(f)->blocks, offset, len, unmap, err);
 }
 
-static int hds_flush(struct rhea_format *f, struct rhea_error *err)
+int hds_flush(struct rhea_format *f, struct rhea_error *err)
 {
     return blocks_flush(&hds_of(f)->blocks, err);
 }
-
-const struct rhea_format_ops hds_ops = {
-    .name = "parallels",
-    .close = hds_close,
-    .info = hds_info,
-    .facts = hds_facts,
-    .map = hds_map,
-    .write = hds_write,
-    .write_zeroes = hds_write_zeroes,
-    .flush = hds_flush,
-    .check = hds_check,
-    .resize = hds_resize,
-    .bitmap_list = hds_bitmap_list,
-    .bitmap_add = hds_bitmap_add,
-    .bitmap_remove = hds_bitmap_remove,
-    .bitmap_load = hds_bitmap_load,
-    .bitmap_store = hds_bitmap_store,
-};

@@ -48,8 +48,8 @@ enum {
 /* Values of the header's field "in use". Parallels Desktop leaves "pd22" and
  * the like there, which mean that nobody uses it. */
 enum {
-    HDS_CLOSED_OLD = 0,       /* by who knows nothing of the extension */
-    HDS_CLOSED = 0x312e3276,  /* "v2.1": the extension is up to date */
+    HDS_CLOSED_OLD = 0,      /* by who knows nothing of the extension */
+    HDS_CLOSED = 0x312e3276, /* "v2.1": the extension is up to date */
     HDS_IN_USE = 0x746f6e59,
 };
 
@@ -60,8 +60,8 @@ struct hds_bitmap {
     uint8_t id[UUID_BYTES];
     uint32_t granularity; /* sectors, a power of two */
     uint32_t l1_size;
-    uint64_t *l1; /* where its bits are in the file: 0 and 1 stand for clusters
-                     of such bits, else an offset in sectors */
+    uint64_t *l1;  /* where its bits are in the file: 0 and 1 stand for clusters
+                      of such bits, else an offset in sectors */
     uint8_t *bits; /* while they are in memory: least significant first, zeroes
                       behind the last one */
 };
@@ -86,6 +86,8 @@ struct hds_extension {
     size_t n_spare;
 };
 
+extern const struct rhea_format_ops rhea_format_parallels;
+
 struct hds {
     struct rhea_format base;
     struct blocks blocks;
@@ -98,16 +100,15 @@ struct hds {
     uint64_t data_start; /* no cluster lies before this */
     uint64_t grid; /* clusters lie at this plus a multiple of their size; below
                       that size */
-    bool wrong_start;    /* the header's own idea of it cannot be */
-    bool unclean;        /* somebody who uses it, or has crashed */
+    bool wrong_start; /* the header's own idea of it cannot be */
+    bool unclean;     /* somebody who uses it, or has crashed */
     bool empty_flag;
-    uint32_t closed;     /* what in_use is to be once it is closed */
-    bool marked;         /* the header says that it is in use by us */
+    uint32_t closed; /* what in_use is to be once it is closed */
+    bool marked;     /* the header says that it is in use by us */
     struct hds_extension ext;
 };
 
 /* --- hds.c --- */
-extern const struct rhea_format_ops hds_ops;
 /* OUT becomes a struct hds. CHILD: something may lie below. */
 int hds_open(struct rhea_format **out, const struct rhea_format_open *how,
              bool child, struct rhea_error *err);
@@ -132,6 +133,19 @@ int hds_header_set64(struct hds *h, unsigned at, uint64_t value,
 /* All is written back and the image marked as closed, until the next change.
  * With the lock held. */
 int hds_settle(struct hds *h, struct rhea_error *err);
+
+/* As the members of struct rhea_format_ops of the same name. */
+int hds_close(struct rhea_format *f, struct rhea_error *err);
+void hds_info(struct rhea_format *f, struct rhea_format_info *info);
+int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
+              struct rhea_error *err);
+int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,
+            struct rhea_extent *extent, struct rhea_error *err);
+int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
+              size_t len, struct rhea_error *err);
+int hds_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
+                     bool unmap, struct rhea_error *err);
+int hds_flush(struct rhea_format *f, struct rhea_error *err);
 
 /* --- hds_table.c; with the lock held --- */
 extern const struct blocks_ops hds_blocks_ops;

@@ -195,9 +195,8 @@ static int add_check(struct hds *h, const struct rhea_bitmap *what,
     uint64_t bits = hds_bitmap_bits(h, b->granularity);
     uint64_t l1 = hds_bitmap_clusters(h, bits);
     if (div_up(bits, 8) > RHEA_BITMAP_BYTES_MAX || l1 > EXT_MAX / 8)
-        return rhea_error_set(err, EFBIG,
-                              "a bitmap of %" PRIu64 " bits is too large",
-                              bits);
+        return rhea_error_set(
+            err, EFBIG, "a bitmap of %" PRIu64 " bits is too large", bits);
     b->l1_size = (uint32_t)l1;
     return hds_extension_check_room(
         h, EXT_FEATURE + EXT_BITMAP + 8 * b->l1_size, err);
@@ -212,8 +211,8 @@ int hds_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
     int ret = add_check(h, what, &b, err);
     if (ret)
         return ret;
-    struct hds_bitmap *bitmaps = reallocarray(
-        h->ext.bitmaps, h->ext.n_bitmaps + 1, sizeof(*bitmaps));
+    struct hds_bitmap *bitmaps =
+        reallocarray(h->ext.bitmaps, h->ext.n_bitmaps + 1, sizeof(*bitmaps));
     b.l1 = calloc(b.l1_size + 1ULL, sizeof(*b.l1));
     b.bits = bitmap_blank(hds_bitmap_bytes(h, &b), err);
     if (bitmaps)

@@ -266,7 +266,8 @@ static int check_end(struct hds_checker *c, struct rhea_error *err)
         return 0;
     uint64_t count = div_up(c->file_size - c->end, h->cluster_size);
     bool fix = (c->fix & RHEA_FIX_LEAKS) && !c->out->corruptions;
-    check_tell(c, false, "%" PRIu64 " bytes at the end of the file are unused%s",
+    check_tell(c, false,
+               "%" PRIu64 " bytes at the end of the file are unused%s",
                c->file_size - c->end, fix ? "; cut off" : "");
     if (!fix) {
         c->out->leaks += count;

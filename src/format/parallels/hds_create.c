@@ -22,7 +22,8 @@ int hds_lay_out(const struct hds_layout *layout, uint8_t header[HDS_HEADER],
         return rhea_error_set(err, EINVAL,
                               "cluster_size must be a multiple of %d bytes, "
                               "and at most %" PRIu64,
-                              HDS_SECTOR, (uint64_t)HDS_MAX_TRACKS * HDS_SECTOR);
+                              HDS_SECTOR,
+                              (uint64_t)HDS_MAX_TRACKS * HDS_SECTOR);
     uint64_t entries = div_up(layout->size, cluster);
     if (entries > HDS_MAX_ENTRIES)
         return rhea_error_set(err, EFBIG,

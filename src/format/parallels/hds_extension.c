@@ -83,8 +83,8 @@ static bool bitmap_entry_valid(const struct hds *h, uint64_t entry)
 static int bitmap_take(struct hds *h, const struct hds_bitmap *b,
                        struct rhea_error *err)
 {
-    struct hds_bitmap *bitmaps = reallocarray(
-        h->ext.bitmaps, h->ext.n_bitmaps + 1, sizeof(*bitmaps));
+    struct hds_bitmap *bitmaps =
+        reallocarray(h->ext.bitmaps, h->ext.n_bitmaps + 1, sizeof(*bitmaps));
     if (!bitmaps)
         return rhea_error_set(err, ENOMEM, "out of memory");
     h->ext.bitmaps = bitmaps;
@@ -113,10 +113,9 @@ static int ext_bitmap(struct hds *h, const uint8_t *data, uint32_t len,
     uint64_t bits = hds_bitmap_bits(h, b.granularity);
     if (b.l1_size != hds_bitmap_clusters(h, bits) ||
         8 * (uint64_t)b.l1_size > len - EXT_BITMAP)
-        return ext_broken(h,
-                          "a bitmap whose table has %" PRIu32
-                          " entries, not %" PRIu64,
-                          b.l1_size, hds_bitmap_clusters(h, bits));
+        return ext_broken(
+            h, "a bitmap whose table has %" PRIu32 " entries, not %" PRIu64,
+            b.l1_size, hds_bitmap_clusters(h, bits));
     if (div_up(bits, 8) > RHEA_BITMAP_BYTES_MAX)
         return ext_broken(h, "a bitmap of %" PRIu64 " bits", bits);
     if (bitmap_is_known(h, b.id))
@@ -127,10 +126,9 @@ static int ext_bitmap(struct hds *h, const uint8_t *data, uint32_t len,
     for (uint32_t i = 0; i < b.l1_size; i++) {
         l1[i] = load_le64(data + EXT_BITMAP + 8 * (size_t)i);
         if (!bitmap_entry_valid(h, l1[i]))
-            return ext_broken(h,
-                              "bits of a bitmap at sector %" PRIu64
-                              ", where none can be",
-                              l1[i]);
+            return ext_broken(
+                h, "bits of a bitmap at sector %" PRIu64 ", where none can be",
+                l1[i]);
     }
     b.l1 = l1;
     int ret = bitmap_take(h, &b, err);

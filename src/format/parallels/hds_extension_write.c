@@ -104,8 +104,7 @@ static int cluster_get(struct hds *h, uint64_t *host, struct rhea_error *err)
 
 static bool bytes_are(const uint8_t *p, size_t len, uint8_t value)
 {
-    return len == 0 ||
-           (p[0] == value && memcmp(p, p + 1, len - 1) == 0);
+    return len == 0 || (p[0] == value && memcmp(p, p + 1, len - 1) == 0);
 }
 
 /* What the bytes of a bitmap from AT on, LEN of them, are: 0 and 1 as in a
@@ -184,8 +183,8 @@ static int ext_write_cluster(struct hds *h, uint64_t host,
     if (h->ext.kept_bytes)
         memcpy(at, h->ext.kept, h->ext.kept_bytes);
     store_le64(head, EXT_MAGIC);
-    int ret = hds_extension_hash(h, head, bytes, false, head + EXT_CHECKSUM,
-                                 err);
+    int ret =
+        hds_extension_hash(h, head, bytes, false, head + EXT_CHECKSUM, err);
     if (!ret)
         ret = rhea_storage_write(h->base.storage, head, bytes, host, err);
     if (!ret && bytes < h->cluster_size)

@@ -59,8 +59,7 @@ static int move_entry(void *opaque, uint64_t index, uint32_t entry,
     if (!hds_host_valid(h, host))
         return rhea_error_set(err, EIO,
                               "the image is damaged: a cluster cannot be at "
-                              "offset %" PRIu64
-                              " of the file; see 'check'",
+                              "offset %" PRIu64 " of the file; see 'check'",
                               host);
     int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
     if (!ret)
@@ -92,8 +91,8 @@ static int resize_header(struct hds *h, uint64_t size, uint32_t entries,
 /* The table's new end, in whole clusters from the grid on. */
 static uint64_t resize_start(const struct hds *h, uint64_t table_end)
 {
-    return RHEA_MAX(h->data_start, hds_grid_up(h, align_up(table_end,
-                                                           HDS_SECTOR)));
+    return RHEA_MAX(h->data_start,
+                    hds_grid_up(h, align_up(table_end, HDS_SECTOR)));
 }
 
 /* Entries [h->entries, ENTRIES) become ones that are 0. */
@@ -190,9 +189,8 @@ static int resize_check(const struct hds *h, const struct rhea_resize *how,
                               "'%s'",
                               preallocation);
     if (how->size % HDS_SECTOR)
-        return rhea_error_set(err, EINVAL,
-                              "the size must be a multiple of %d bytes",
-                              HDS_SECTOR);
+        return rhea_error_set(
+            err, EINVAL, "the size must be a multiple of %d bytes", HDS_SECTOR);
     if (how->size < h->base.size && !how->shrink)
         return rhea_error_set(err, EINVAL,
                               "what lies behind the new end would be lost");

@@ -194,8 +194,8 @@ static int table_link(struct blocks *b, const struct blocks_piece *piece,
     int ret = 0;
     for (uint64_t i = 0; !ret && i < piece->count; i++) {
         uint64_t host = piece->host + i * h->cluster_size;
-        ret = hds_entry_set(h, piece->block + i, (uint32_t)(host / h->unit),
-                            err);
+        ret =
+            hds_entry_set(h, piece->block + i, (uint32_t)(host / h->unit), err);
     }
     return ret;
 }

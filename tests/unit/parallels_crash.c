@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/* What format_crash.h promises, of Parallels' growing files, and of their
+ * bitmaps, repairs and sizes. */
+#include "base/byteorder.h"
+#include "format/parallels/hds.h"
+#include "format_crash.h"
+
+/* As a file of a bundle is opened over another one. */
+static int open_over(struct rhea_format **out,
+                     const struct rhea_format_open *how, struct rhea_error *e)
+{
+    return hds_open(out, how, true, e);
+}
+
+static struct rhea_format_ops ops;
+
+static struct rhea_storage *make(bool over, uint64_t seed)
+{
+    const struct hds_layout layout = {.size = SIZE,
+                                      .cluster_size = seed % 4 < 2 ? 4096
+                                                                   : 63 * 512,
+                                      .extended = seed % 3};
+    struct rhea_storage *s;
+    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err) ||
+        !CHECK_OK(hds_create(s, &layout, &err), &err))
+        exit(99);
+    ops = *rhea_format_find("parallels");
+    if (over)
+        ops.open = open_over;
+    return s;
+}
+
+static struct subject subject = {
+    .ops = &ops, .make = make, .tells_unclean = true};
+
+static void a_crash_anywhere_leaves_a_whole_image(void)
+{
+    for (uint64_t seed = 1; seed <= 8; seed++)
+        crash_once(&subject, seed, seed % 2);
+}
+
+static void a_fault_anywhere_loses_nothing_that_was_flushed(void)
+{
+    faults_everywhere(&subject);
+}
+
+static void threads_share_clusters(void)
+{
+    threads_share(&subject);
+}
+
+/* --- Changes of the whole image ------------------------------------------ */
+
+struct change {
+    struct rhea_storage *before, *recorder;
+    struct record_log log;
+};
+
+static struct rhea_format *change_begin(struct change *c,
+                                        struct rhea_storage *s, unsigned flags)
+{
+    *c = (struct change){0};
+    CHECK_OK(memory_snapshot(&c->before, s, &err), &err);
+    CHECK_OK(record_open(&c->recorder, s, &c->log, &err), &err);
+    return subject_open_ok(&subject, c->recorder, flags);
+}
+
+/* Every state that a crash of what was recorded can leave. */
+static void change_judge(struct change *c, uint64_t seed,
+                         bool (*judge)(struct rhea_storage *state, void *opaque,
+                                       bool last),
+                         void *opaque)
+{
+    struct crash_limits limits = {
+        .seed = seed, .subsets = 6, .torn = 2, .orders = 4};
+    struct crash_plan plan = {0};
+    struct crash crash = {0};
+    CHECK_OK(crash_plan(&c->log, &limits, &plan, &err), &err);
+    crash_plan_sample(&plan, 400, seed);
+    CHECK_OK(crash_init(&crash, c->before, &c->log, &err), &err);
+    for (size_t i = 0; i < plan.n_states; i++) {
+        struct rhea_storage *state;
+        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
+            break;
+        bool last = plan.states[i].kind == CRASH_PREFIX &&
+                    plan.states[i].to == c->log.n_ops;
+        bool good = judge(state, opaque, last);
+        rhea_storage_close(state);
+        if (!good) {
+            char text[100];
+            crash_describe(&plan.states[i], text, sizeof(text));
+            printf("# seed %" PRIu64 ", state %s\n", seed, text);
+            break;
+        }
+    }
+    CHECK(plan.n_states > 4);
+    crash_plan_finish(&plan);
+    crash_finish(&crash);
+    rhea_storage_close(c->recorder);
+    rhea_storage_close(c->before);
+    record_log_finish(&c->log);
+}
+
+static const char name[] = "e4f2eed0-37fe-4539-b50b-85d2e7fd235f";
+static const char other_name[] = "00000000-0000-4000-8000-00000000000a";
+
+enum { GRANULE = 1024, BITS = (int)(SIZE / GRANULE), BYTES = (BITS + 7) / 8 };
+
+/* Which sectors a bitmap may not miss: what was written since it was made. */
+struct bitmap_model {
+    uint8_t guest[SIZE];
+};
+
+static bool bitmap_is_good(struct rhea_storage *state, void *opaque, bool last)
+{
+    const struct bitmap_model *m = opaque;
+    static uint8_t guest[SIZE];
+    uint8_t bits[BYTES];
+    struct rhea_bitmap *list = NULL;
+    size_t n = 0;
+    struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
+    struct rhea_check check = subject_checked(f, 0);
+    bool good = CHECK(check.corruptions + check.errors <= 1) &&
+                CHECK_OK(f->ops->bitmap_list(f, &list, &n, &err), &err) &&
+                CHECK_OK(read_all(f, guest, false), &err);
+    /* A bitmap that is there and not in use has a bit for all that differs from
+     * what the image had when it was made. */
+    if (good && n && !list[0].in_use) {
+        good = CHECK_OK(f->ops->bitmap_load(f, name, bits, BYTES, &err), &err);
+        for (uint64_t i = 0; good && i < SIZE; i++)
+            if (guest[i] != m->guest[i])
+                good = CHECK(bits[i / GRANULE / 8] >> (i / GRANULE % 8) & 1);
+    }
+    if (good && last)
+        good = CHECK_EQ(n, 2) && CHECK(!list[0].in_use && !list[1].in_use);
+    rhea_bitmaps_free(list, n);
+    CHECK_OK(f->ops->close(f, &err), &err);
+    return good;
+}
+
+static void random_writes(struct rhea_format *f, uint64_t *random, unsigned n)
+{
+    uint8_t bytes[8 * SECTOR];
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t sector = test_random(random) % (SECTORS - 8);
+        uint64_t count = 1 + test_random(random) % 8;
+        memset(bytes, (int)test_random(random), sizeof(bytes));
+        if (test_random(random) % 5 == 0)
+            CHECK_OK(f->ops->write_zeroes(f, sector * SECTOR, count * SECTOR,
+                                          true, &err),
+                     &err);
+        else
+            CHECK_OK(f->ops->write(f, sector * SECTOR, bytes,
+                                   (size_t)count * SECTOR, &err),
+                     &err);
+        if (test_random(random) % 6 == 0)
+            CHECK_OK(f->ops->flush(f, &err), &err);
+    }
+}
+
+/* A bitmap that is there after a crash misses nothing. */
+static void a_bitmap_is_right_or_gone(void)
+{
+    static struct bitmap_model m;
+    const struct rhea_bitmap what = {
+        .name = (char *)name, .granularity = GRANULE, .enabled = true};
+    const struct rhea_bitmap more = {
+        .name = (char *)other_name, .granularity = 65536, .enabled = true};
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        uint64_t random = seed;
+        struct change c;
+        struct rhea_storage *s = make(false, seed);
+        struct rhea_format *f = subject_open_ok(&subject, s, RHEA_FORMAT_WRITE);
+        random_writes(f, &random, 6);
+        CHECK_OK(f->ops->bitmap_add(f, &what, &err), &err);
+        CHECK_OK(read_all(f, m.guest, false), &err);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        f = change_begin(&c, s, RHEA_FORMAT_WRITE);
+        random_writes(f, &random, 8);
+        CHECK_OK(f->ops->bitmap_add(f, &more, &err), &err);
+        random_writes(f, &random, 8);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        change_judge(&c, seed, bitmap_is_good, &m);
+    }
+}
+
+/* --- Repairs and sizes --- */
+
+struct whole_model {
+    uint8_t guest[4 * SIZE];
+    uint64_t sizes[2];
+};
+
+/* The guest's bytes are what they were, up to the smaller size; zeroes follow.
+ */
+static bool whole_is_good(struct rhea_storage *state, void *opaque, bool last)
+{
+    const struct whole_model *m = opaque;
+    static uint8_t guest[4 * SIZE];
+    struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
+    bool good = CHECK(f->size == m->sizes[0] || f->size == m->sizes[1]) &&
+                CHECK(!last || f->size == m->sizes[1]);
+    for (uint64_t at = 0; good && at < f->size;) {
+        struct rhea_extent x;
+        good = CHECK_OK(f->ops->map(f, at, f->size - at, &x, &err), &err);
+        memset(guest + at, 0, (size_t)x.length);
+        if (good && x.kind == RHEA_EXTENT_DATA)
+            good = CHECK_OK(rhea_storage_read_padded(x.storage, guest + at,
+                                                     (size_t)x.length, x.host,
+                                                     &err),
+                            &err);
+        at += x.length;
+    }
+    good = good && CHECK_MEM(guest, m->guest, (size_t)f->size);
+    struct rhea_check check = subject_checked(f, 0);
+    if (good && last)
+        good = CHECK_EQ(check.corruptions + check.errors + check.leaks, 0);
+    CHECK_OK(f->ops->close(f, &err), &err);
+    return good;
+}
+
+/* Also where clusters have to make room for the table. */
+static void a_crash_while_resizing_loses_nothing(void)
+{
+    static struct whole_model m;
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        uint64_t random = seed;
+        struct change c;
+        const struct hds_layout layout = {.size = SIZE,
+                                          .cluster_size = 512,
+                                          .extended = seed % 2};
+        struct rhea_storage *s;
+        ops = *rhea_format_find("parallels");
+        CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err);
+        CHECK_OK(hds_create(s, &layout, &err), &err);
+        struct rhea_format *f = subject_open_ok(&subject, s, RHEA_FORMAT_WRITE);
+        random_writes(f, &random, 30);
+        memset(&m, 0, sizeof(m));
+        CHECK_OK(read_all(f, m.guest, false), &err);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        bool shrink = seed % 3 == 0;
+        struct rhea_resize how = {.size = shrink ? SIZE / 3 / 512 * 512
+                                                 : (1 + seed % 3) * SIZE + 512,
+                                  .shrink = shrink};
+        m.sizes[0] = SIZE;
+        m.sizes[1] = how.size;
+        f = change_begin(&c, s, RHEA_FORMAT_WRITE);
+        CHECK_OK(f->ops->resize(f, &how, &err), &err);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        change_judge(&c, seed, whole_is_good, &m);
+    }
+}
+
+static void a_crash_while_repairing_loses_nothing(void)
+{
+    static struct whole_model m;
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        uint64_t random = seed;
+        struct change c;
+        uint8_t entry[4], mark[4];
+        struct rhea_storage *s = make(false, seed);
+        struct rhea_format *f = subject_open_ok(&subject, s, RHEA_FORMAT_WRITE);
+        uint8_t ones[64 * SECTOR];
+        memset(ones, 1, sizeof(ones));
+        CHECK_OK(f->ops->write(f, 0, ones, sizeof(ones), &err), &err);
+        random_writes(f, &random, 20);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        /* The second and the third cluster are the first, the image was not
+         * closed, and there is more at the end. */
+        CHECK_OK(rhea_storage_read(s, entry, 4, HDS_HEADER, &err), &err);
+        CHECK_OK(rhea_storage_write(s, entry, 4, HDS_HEADER + 4, &err), &err);
+        CHECK_OK(rhea_storage_write(s, entry, 4, HDS_HEADER + 8, &err), &err);
+        store_le32(mark, HDS_IN_USE);
+        CHECK_OK(rhea_storage_write(s, mark, 4, HDS_H_IN_USE, &err), &err);
+        uint64_t size;
+        CHECK_OK(rhea_storage_size(s, &size, &err), &err);
+        CHECK_OK(rhea_storage_truncate(s, size + 100000, &err), &err);
+        memset(&m, 0, sizeof(m));
+        m.sizes[0] = m.sizes[1] = SIZE;
+        f = subject_open_ok(&subject, s, RHEA_FORMAT_CHECK);
+        CHECK_OK(read_all(f, m.guest, false), &err);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        f = change_begin(&c, s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
+        struct rhea_check check =
+            subject_checked(f, RHEA_FIX_ERRORS | RHEA_FIX_LEAKS);
+        CHECK_EQ(check.corruptions_fixed, 3);
+        CHECK_OK(f->ops->close(f, &err), &err);
+        change_judge(&c, seed, whole_is_good, &m);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    test_init(argc, argv);
+    TEST(a_crash_anywhere_leaves_a_whole_image);
+    TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
+    TEST(threads_share_clusters);
+    TEST(a_bitmap_is_right_or_gone);
+    TEST(a_crash_while_resizing_loses_nothing);
+    TEST(a_crash_while_repairing_loses_nothing);
+    return test_finish();
+}
