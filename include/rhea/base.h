@@ -43,6 +43,14 @@ RHEA_API int rhea_error_errno(struct rhea_error *err, int code, const char *fmt,
 RHEA_API int rhea_error_prefix(struct rhea_error *err, const char *fmt, ...)
     RHEA_PRINTF(2, 3);
 
+/*
+ * FN is told, a line at a time, what a user should know although the call that
+ * comes across it does not fail: what was found and mended of an image that had
+ * not been closed cleanly. From any thread. NULL, as at first: nobody is.
+ */
+typedef void rhea_notice_fn(bool is_error, const char *text);
+RHEA_API void rhea_set_notice(rhea_notice_fn *fn);
+
 /* One option as the user gave it. */
 struct rhea_option {
     const char *name, *value;

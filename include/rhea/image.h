@@ -65,6 +65,12 @@ RHEA_API int rhea_image_open_storage(struct rhea_image **out,
                                      struct rhea_storage *storage,
                                      const char *name, const char *format,
                                      unsigned flags, struct rhea_error *err);
+/* A new image in memory over BELOW, of its size: what is written to it is gone
+ * when it is closed. It owns BELOW, also on failure. FLAGS may hold
+ * RHEA_IMAGE_COPY_ON_READ. */
+RHEA_API int rhea_image_open_overlay(struct rhea_image **out,
+                                     struct rhea_image *below, unsigned flags,
+                                     struct rhea_error *err);
 /* Close; NULL is fine. The first error of writing back is returned. */
 RHEA_API int rhea_image_close(struct rhea_image *image, struct rhea_error *err);
 

@@ -23,7 +23,7 @@
 
 extern const struct rhea_format_ops rhea_format_raw;
 
-enum { RAW_SECTOR = 512 };
+enum { RAW_SECTOR = 512, RAW_BLOCK = 4096 };
 
 enum raw_kind {
     RAW_DATA,
@@ -237,6 +237,20 @@ static int raw_set_size(struct rhea_storage *storage, uint64_t size,
     return rhea_storage_truncate(storage, size, err);
 }
 
+/* A new file of SIZE bytes that are a hole, save for the first block: on some
+ * file systems QEMU finds out by reading it how direct access must be aligned,
+ * and a hole tells nothing. */
+static int raw_set_new_size(struct rhea_storage *storage, uint64_t size,
+                            struct rhea_error *err)
+{
+    static const uint8_t block[RAW_BLOCK];
+    int ret = raw_set_size(storage, size, err);
+    if (ret || !size || !rhea_file_is_regular(storage))
+        return ret;
+    return rhea_storage_write(
+        storage, block, size < RAW_BLOCK ? RAW_SECTOR : RAW_BLOCK, 0, err);
+}
+
 static int raw_create(struct rhea_storage *storage,
                       const struct rhea_create *how, struct rhea_error *err)
 {
@@ -267,7 +281,7 @@ static int raw_create(struct rhea_storage *storage,
     else if (falloc && size)
         ret = rhea_storage_allocate(storage, 0, size, err);
     else
-        ret = raw_set_size(storage, size, err);
+        ret = raw_set_new_size(storage, size, err);
     if (!ret)
         ret = rhea_storage_flush(storage, err);
     return ret;

@@ -131,6 +131,14 @@ class Check(tool.Case):
             with self.subTest(args=args):
                 self.fails(tool.rhea('check', *args))
 
+    def test_repair_clears_what_it_does_not_know_to_be_right(self):
+        """Unknown autoclear bits, even where nothing is to be mended."""
+        self.qemu('create', '-q', '-f', 'qcow2', 'image', '4M')
+        tool.poke('image', 88, b'\xc0')
+        for args, left in ((), b'\xc0'), (('-r', 'leaks'), b'\0'):
+            self.rhea('check', *args, 'image')
+            self.assertEqual(tool.contents('image')[88:89], left)
+
     def test_samples_of_every_sort(self):
         for _, image in tool.sample(50, 200):
             with self.subTest(image=image.describe()):

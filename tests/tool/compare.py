@@ -81,6 +81,15 @@ class Compare(tool.Case):
             with self.subTest(args=args):
                 self.fails(tool.rhea('compare', *args), code=2)
 
+    def test_an_error_past_the_end_of_the_shorter_one(self):
+        """What was found out before is told all the same."""
+        self.qemu('create', '-q', '-f', 'qcow2', 'short', '1M')
+        with open('rules', 'w', encoding='ascii') as f:
+            f.write('[inject-error]\nevent = "read_aio"\n')
+        self.same('compare', 'blkdebug:rules:a.qcow2', 'short', code=4)
+        self.qemu('create', '-q', '-f', 'qcow2', 'short', '0')
+        ours = self.same('compare', 'blkdebug:rules:a.qcow2', 'short', code=4)
+        self.assertEqual(ours.out, 'Warning: Image size mismatch!\n')
 
 
 if __name__ == '__main__':

@@ -39,6 +39,8 @@ class Create(tool.Case):
         info = tool.qemu('info', '--output=json', 'new')
         found = tool.without(info.json, ('actual-size',))
         found['length'] = os.path.getsize('new')
+        if found['format'] == 'raw':
+            found['blocks'] = os.stat('new').st_blocks
         if found['format'] != 'raw' and found.get(
                 'backing-filename') != 'none':
             self.sound('new', found['format'])

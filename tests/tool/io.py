@@ -213,6 +213,39 @@ class IoTest(IoCase):
         self.assertEqual((r.code, r.err), (0, ''), str(r))
         self.assertEqual(tool.contents(path), before)
 
+    def test_an_image_that_was_not_closed_is_repaired_aloud(self):
+        for program, path in (('qemu-io', 'theirs'), (IO, 'ours')):
+            self.qemu('create', '-q', '-f', 'qcow2', '-o', 'lazy_refcounts=on',
+                      path, '4M')
+            self.run_io(program, path, 'write 0 512', 'sigraise 9')
+            r = self.run_io(program, path, 'read 0 1', options=('-r',))
+            self.assertEqual((r.code, r.err), (0, ''), str(r))
+            r = self.run_io('qemu-io' if path == 'ours' else IO, path,
+                            'write 0 512')
+            self.assertEqual(r.code, 0, str(r))
+            self.assertRegex(r.err, '(?m)^ERROR cluster')
+            self.sound(path, 'qcow2')
+
+    def test_snapshot_of_what_options_name(self):
+        """Of an encrypted image, too, and of one with another backing file."""
+        secret = ('--object', 'secret,id=s,data=open')
+        self.qemu('create', '-q', *secret, '-f', 'luks', '-o',
+                  'key-secret=s,iter-time=10', 'luks', '1M')
+        for fmt, options in (
+                ('qcow2', 'driver=qcow2,file.filename='),
+                ('luks', 'driver=luks,key-secret=s,file.filename=')):
+            with self.subTest(format=fmt):
+                path = 'luks' if fmt == 'luks' else self.image(fmt)
+                before = tool.contents(path)
+                for commands in (('write -P 2 0 64k', 'read -P 2 0 64k',
+                                  'write -z 32k 64k', 'read -P 0 32k 64k',
+                                  'discard 0 64k', 'length'),
+                                 ('read 0 1M', 'reopen', 'close', 'length')):
+                    r = self.run_io(IO, options + path, *commands,
+                                    options=('-s', '--image-opts', *secret))
+                    self.assertNotIn('failed', r.out, str(r))
+                self.assertEqual(tool.contents(path), before)
+
     def test_copy_on_read(self):
         self.qemu('create', '-q', '-f', 'raw', 'base', '4M')
         tool.pattern('base', 0, 4 << 20, 1)

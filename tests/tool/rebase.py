@@ -104,6 +104,8 @@ class Rebase(tool.Case):
         os.rename('a', 'moved')
         for args in (('-u', '-b', 'moved', '-F', 'qcow2'),
                      ('-u', '-b', ''), ('-u',),
+                     ('-u', '-b', '/dev/nowhere', '-F', 'host_device'),
+                     ('-u', '-b', 'nowhere', '-F', 'file'),
                      ('-u', '-b', 'nowhere', '-F', 'raw')):
             with self.subTest(args=args):
                 self.rhea('rebase', *args, 'top')

@@ -51,6 +51,13 @@ def qemu(*args):
     return execute('qemu-img', *args)
 
 
+def poke(path, offset, data):
+    """Change bytes of a file."""
+    with open(path, 'r+b') as f:
+        f.seek(offset)
+        f.write(data)
+
+
 def pattern(path, offset, length, seed):
     """Random bytes into a raw file."""
     with open(path, 'r+b') as f:

@@ -22,6 +22,8 @@ void tool_print_version(void);
 /* "rhea-img: <fmt>\n" */
 void tool_error(const char *fmt, ...) RHEA_PRINTF(1, 2);
 void tool_error_list(const char *fmt, va_list ap) RHEA_PRINTF(1, 0);
+/* "ERROR <text>\n", as `check` and QEMU's programs say what an image has. */
+void tool_finding(bool is_error, const char *text);
 /* ERR about FILENAME, which is named where ERR does not. Returns CODE. */
 int tool_fail(const char *filename, const struct rhea_error *err, int code);
 /* Memory that the command line needs; ends the program when there is none. */
@@ -42,6 +44,8 @@ int tool_image_open(const struct tool_image *what, struct rhea_image **image);
 /* The same of what --image-opts names: "driver=qcow2,file.filename=..." */
 int tool_image_open_options(const char *text, unsigned flags,
                             struct rhea_image **image);
+/* Whether an image can be opened as NAME: a format's or a storage's. */
+bool tool_is_driver(const char *name);
 /* What --object says, "secret,id=..." or JSON; prints why it cannot be had. */
 int tool_object_add(const char *text);
 

@@ -15,6 +15,13 @@ void tool_set_name(const char *argv0, const char *own, const char *qemu)
 
     tool_name = base && !strcmp(base, qemu) ? qemu : own;
     tool_own_name = own;
+    rhea_set_notice(tool_finding);
+}
+
+void tool_finding(bool is_error, const char *text)
+{
+    fflush(stdout);
+    fprintf(stderr, "%s%s\n", is_error ? "ERROR " : "", text);
 }
 
 void tool_print_version(void)

@@ -5,6 +5,7 @@
 #include <rhea/secret.h>
 
 #include "common/common.h"
+#include "storage/driver.h"
 
 int tool_image_open_options(const char *text, unsigned flags,
                             struct rhea_image **image)
@@ -46,6 +47,11 @@ int tool_image_open(const struct tool_image *what, struct rhea_image **image)
     if (ret < 0)
         tool_fail(what->name, &err, 1);
     return ret;
+}
+
+bool tool_is_driver(const char *name)
+{
+    return rhea_format_find(name) || storage_driver_find(name);
 }
 
 /* What {"qom-type": "secret", ...} says. */

@@ -21,7 +21,7 @@ struct check_arguments {
 static void check_finding(void *opaque, bool is_error, const char *text)
 {
     (void)opaque;
-    fprintf(stderr, "%s%s\n", is_error ? "ERROR " : "", text);
+    tool_finding(is_error, text);
 }
 
 static void check_add(json_t *object, const char *key, uint64_t n)

@@ -30,6 +30,8 @@ struct compare {
     const char *cache;
     unsigned flags;
     struct tool_progress progress;
+    uint64_t compared; /* bytes that both have, and are alike */
+    uint64_t mismatch; /* offset of the first difference; UINT64_MAX: none */
 };
 
 /* What compare looks at of an extent. */
@@ -55,8 +57,7 @@ static void compare_tell(const struct compare *c, const char *fmt, ...)
 
 static int compare_differ(struct compare *c, uint64_t offset)
 {
-    compare_tell(c, "Content mismatch at offset %ju!\n",
-                 (uintmax_t)align_down(offset, COMPARE_SECTOR));
+    c->mismatch = align_down(offset, COMPARE_SECTOR);
     return COMPARE_DIFFERENT;
 }
 
@@ -154,7 +155,6 @@ static int compare_rest(struct compare *c, uint64_t offset, uint64_t total)
     struct compare_status status = {0};
     int code;
 
-    compare_tell(c, "Warning: Image size mismatch!\n");
     for (; offset < total; offset += status.length) {
         code = compare_status(s, offset, total - offset, &status);
         if (!code && status.data) {
@@ -185,13 +185,24 @@ static int compare_images(struct compare *c)
         code = compare_run(c, offset, &len);
         if (code)
             return code;
+        c->compared = offset + len;
         tool_progress_report(&c->progress, "comparing", offset + len, total);
     }
-    if (c->a.size != c->b.size)
-        code = compare_rest(c, offset, total);
-    if (!code)
+    return c->a.size != c->b.size ? compare_rest(c, offset, total) : 0;
+}
+
+/* What has come out, also where an image could not be read to its end. */
+static void compare_conclude(const struct compare *c, int code)
+{
+    uint64_t common = RHEA_MIN(c->a.size, c->b.size);
+
+    if (!c->strict && c->a.size != c->b.size && c->compared >= common)
+        compare_tell(c, "Warning: Image size mismatch!\n");
+    if (c->mismatch != UINT64_MAX)
+        compare_tell(c, "Content mismatch at offset %ju!\n",
+                     (uintmax_t)c->mismatch);
+    else if (code == COMPARE_IDENTICAL)
         compare_tell(c, "Images are identical.\n");
-    return code;
 }
 
 static int compare_open(struct compare *c, struct compare_side *s)
@@ -273,7 +284,8 @@ static int compare_parse(struct compare *c, int argc, char **argv)
 
 static int compare_run_command(int argc, char **argv)
 {
-    struct compare c = {.progress = {.stream = stdout, .step = 2}};
+    struct compare c = {.progress = {.stream = stdout, .step = 2},
+                        .mismatch = UINT64_MAX};
     int code = compare_parse(&c, argc, argv);
 
     if (code >= 0)
@@ -281,8 +293,10 @@ static int compare_run_command(int argc, char **argv)
     code = compare_open(&c, &c.a);
     if (!code)
         code = compare_open(&c, &c.b);
-    if (!code)
+    if (!code) {
         code = compare_images(&c);
+        compare_conclude(&c, code);
+    }
     tool_progress_finish(&c.progress, code == COMPARE_IDENTICAL);
     rhea_image_close(c.a.image, NULL);
     rhea_image_close(c.b.image, NULL);

@@ -307,7 +307,7 @@ static int convert_check_offload(const struct convert_arguments *a)
 /* Refuse what contradicts itself, before any file is opened. */
 static int convert_check(const struct convert_arguments *a)
 {
-    if (a->source_format && !rhea_format_find(a->source_format)) {
+    if (a->source_format && !tool_is_driver(a->source_format)) {
         tool_error("there is no format '%s'", a->source_format);
         return 1;
     }
@@ -336,7 +336,7 @@ static int convert_check(const struct convert_arguments *a)
         tool_error("several images joined cannot have a backing file");
         return 1;
     }
-    if (a->backing_format && !rhea_format_find(a->backing_format)) {
+    if (a->backing_format && !tool_is_driver(a->backing_format)) {
         tool_error("there is no format '%s'", a->backing_format);
         return 1;
     }

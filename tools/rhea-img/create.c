@@ -46,6 +46,17 @@ static const struct create_word create_words_qed[] = {
     {"table_size", NULL, true},   {0},
 };
 
+static const struct create_word create_words_vhdx[] = {
+    {"size", NULL, true},
+    {"backing_file", NULL, false},
+    {"backing_fmt", NULL, false},
+    {"log_size", "1048576", true},
+    {"block_size", "0", true},
+    {"subformat", NULL, false},
+    {"block_state_zero", NULL, false},
+    {0},
+};
+
 /* Raw, and any format that has no line of its own above. */
 static const struct create_word create_words_other[] = {
     {"size", NULL, true},
@@ -60,6 +71,8 @@ static const struct create_word *create_words(const char *format)
         return create_words_qcow2;
     if (!strcmp(format, "qed"))
         return create_words_qed;
+    if (!strcmp(format, "vhdx"))
+        return create_words_vhdx;
     return create_words_other;
 }
 
@@ -195,7 +208,7 @@ static int create_check(const struct create_arguments *a)
                    a->filename);
         return -EINVAL;
     }
-    if (a->backing_format && !rhea_format_find(a->backing_format)) {
+    if (a->backing_format && !tool_is_driver(a->backing_format)) {
         tool_error("%s: there is no format '%s'", a->filename,
                    a->backing_format);
         return -EINVAL;

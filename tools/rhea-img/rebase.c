@@ -92,7 +92,7 @@ static int rebase_check(const struct rebase_arguments *a)
         return tool_usage(&tool_rebase,
                           "rebase: say which backing file the image is to "
                           "have (-b), or -u with none");
-    if (a->backing_format && !rhea_format_find(a->backing_format)) {
+    if (a->backing_format && !tool_is_driver(a->backing_format)) {
         tool_error("there is no format '%s'", a->backing_format);
         return 1;
     }

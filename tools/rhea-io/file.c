@@ -83,44 +83,13 @@ static int file_open(const struct io_how *how, struct rhea_image **image)
     return tool_image_open(&what, image);
 }
 
-/* A new image over the one at PATH, in memory: what is written to it is gone
- * when it is closed. */
-static int file_overlay(const char *path, const char *format, uint64_t size,
-                        struct rhea_image **image, struct rhea_error *err)
-{
-    const struct rhea_format_ops *qcow2 = rhea_format_find("qcow2");
-    struct rhea_create how = {
-        .size = size, .backing_file = path, .backing_format = format};
-    struct rhea_storage *memory;
-    int ret = rhea_memory_open(&memory, INT64_MAX, err);
-
-    if (ret == 0) {
-        ret = qcow2->create(memory, &how, err);
-        if (ret < 0)
-            rhea_storage_close(memory);
-    }
-    if (ret == 0)
-        ret = rhea_image_open_storage(image, memory, path, "qcow2",
-                                      RHEA_IMAGE_WRITE, err);
-    return ret;
-}
-
 /* Put an overlay on *IMAGE. */
 static int file_snapshot(const struct io_how *how, struct rhea_image **image)
 {
-    RHEA_AUTO_FREE char *path = how->name ? realpath(how->name, NULL) : NULL;
-    const char *format = rhea_image_format(*image)->ops->name;
-    uint64_t size = rhea_image_size(*image);
+    unsigned flags = how->copy_on_read ? RHEA_IMAGE_COPY_ON_READ : 0;
     struct rhea_error err;
-    int ret = 0;
+    int ret = rhea_image_open_overlay(image, *image, flags, &err);
 
-    rhea_image_close(*image, NULL);
-    *image = NULL;
-    if (!path || how->image_opts || how->options.n)
-        ret = rhea_error_set(&err, ENOTSUP,
-                             "-s works with a plain file name only");
-    if (ret == 0)
-        ret = file_overlay(path, format, size, image, &err);
     if (ret < 0)
         tool_fail(how->name ? how->name : "-s", &err, 1);
     return ret;

@@ -579,10 +579,25 @@ static int check_mark_clean(struct qcow2_checker *c)
     return qcow2_header_write_features(q, c->err);
 }
 
+/* What others keep beside the image is not right any more once it is changed
+ * (the spec, "autoclear_features"). */
+static int check_announce(struct qcow2_checker *c)
+{
+    struct qcow2 *q = c->q;
+
+    if (!c->fix || q->version < 3 || !(q->autoclear & ~QCOW2_AUTOCLEAR_KNOWN))
+        return 0;
+    q->autoclear &= QCOW2_AUTOCLEAR_KNOWN;
+    return qcow2_header_write_features(q, c->err);
+}
+
 static int check_run(struct qcow2_checker *c)
 {
     struct qcow2 *q = c->q;
-    int r = check_snapshot_table(c);
+    int r = check_announce(c);
+
+    if (r == 0)
+        r = check_snapshot_table(c);
 
     c->result->total_clusters = div_up(q->f.size, q->cluster_size);
     if (r == 0)

@@ -30,6 +30,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "base/notice.h"
 #include "format/qcow2/qcow2.h"
 
 int qcow2_fail(struct qcow2 *q, int result)
@@ -44,10 +45,16 @@ static bool sync_lazy(const struct qcow2 *q)
     return q->incompatible & QCOW2_INCOMPAT_DIRTY;
 }
 
+static void sync_tell(void *opaque, bool is_error, const char *text)
+{
+    (void)opaque;
+    notice(is_error, text);
+}
+
 /* An image that was not closed cleanly: its refcounts cannot be relied on. */
 static int sync_repair(struct qcow2 *q, struct rhea_error *err)
 {
-    struct rhea_check check = {0};
+    struct rhea_check check = {.finding = sync_tell};
     int r;
 
     if (!(q->incompatible & QCOW2_INCOMPAT_DIRTY))

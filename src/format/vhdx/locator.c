@@ -159,12 +159,12 @@ int vhdx_locator_find(struct vhdx *v, const struct rhea_files *files,
         l->relative && locator_is_relative(l->relative)
             ? locator_from_windows(l->relative)
             : NULL;
+    if (l->posix && *l->posix == '/')
+        names[n++] = l->posix;
     if (relative)
         names[n++] = relative;
     else if (l->relative)
         names[n++] = l->relative;
-    if (l->posix && *l->posix == '/')
-        names[n++] = l->posix;
     if (l->volume)
         names[n++] = l->volume;
     if (l->absolute)
@@ -177,4 +177,134 @@ int vhdx_locator_find(struct vhdx *v, const struct rhea_files *files,
         return files->find_parent(files->opaque, names, n, &v->parent, err);
     v->parent = strdup(names[0]);
     return v->parent ? 0 : rhea_error_set(err, ENOMEM, "out of memory");
+}
+
+/* --- Building --- */
+
+enum { PAIRS_MAX = 3 };
+
+struct locator_text {
+    uint8_t *bytes;
+    size_t len;
+};
+
+struct locator_pairs {
+    struct locator_text text[PAIRS_MAX][2]; /* key, value */
+    size_t n;
+};
+
+static void pairs_finish(struct locator_pairs *p)
+{
+    for (size_t i = 0; i < PAIRS_MAX; i++) {
+        free(p->text[i][0].bytes);
+        free(p->text[i][1].bytes);
+    }
+}
+
+static int pairs_add(struct locator_pairs *p, const char *key,
+                     const char *value, struct rhea_error *err)
+{
+    struct locator_text *t = p->text[p->n++];
+    int ret =
+        utf16_from_utf8(key, UTF16_LITTLE_ENDIAN, &t[0].bytes, &t[0].len, err);
+    if (!ret)
+        ret = utf16_from_utf8(value, UTF16_LITTLE_ENDIAN, &t[1].bytes,
+                              &t[1].len, err);
+    if (!ret && t[1].len > UINT16_MAX)
+        ret =
+            rhea_error_set(err, ENAMETOOLONG, "the parent's name is too long");
+    return ret;
+}
+
+/* "../a/b" is "..\a\b", "a" is ".\a"; of an absolute name only the last part
+ * means anything to Windows. */
+static char *locator_to_windows(const char *name)
+{
+    char *path = NULL;
+    const char *last = strrchr(name, '/');
+    if (*name == '/')
+        name = last + 1;
+    while (name[0] == '.' && name[1] == '/')
+        name += 2;
+    if (asprintf(&path, "%s%s", strncmp(name, "../", 3) == 0 ? "" : ".\\",
+                 name) < 0)
+        return NULL;
+    for (char *p = path; *p; p++)
+        if (*p == '/')
+            *p = '\\';
+    return path;
+}
+
+static int pairs_fill(struct locator_pairs *p, const char *name,
+                      const uint8_t linkage[UUID_BYTES], struct rhea_error *err)
+{
+    char guid[UUID_TEXT], braces[UUID_TEXT + 2];
+    RHEA_AUTO_FREE char *windows = locator_to_windows(name);
+    if (!windows)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    guid_text(linkage, guid);
+    snprintf(braces, sizeof(braces), "{%s}", guid);
+    int ret = pairs_add(p, "parent_linkage", braces, err);
+    if (!ret)
+        ret = pairs_add(p, "relative_path", windows, err);
+    if (!ret && *name == '/')
+        ret = pairs_add(p, "absolute_posix_path", name, err);
+    return ret;
+}
+
+static int pairs_store(const struct locator_pairs *p, uint8_t **out,
+                       size_t *len, struct rhea_error *err)
+{
+    size_t at = VHDX_L_ENTRIES + p->n * VHDX_LE_BYTES;
+    *len = at;
+    for (size_t i = 0; i < p->n; i++)
+        *len += p->text[i][0].len + p->text[i][1].len;
+    uint8_t *b = calloc(1, *len);
+    if (!b)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    memcpy(b + VHDX_L_TYPE, locator_vhdx, UUID_BYTES);
+    store_le16(b + VHDX_L_COUNT, (uint16_t)p->n);
+    for (size_t i = 0; i < p->n; i++) {
+        const struct locator_text *t = p->text[i];
+        uint8_t *e = b + VHDX_L_ENTRIES + i * VHDX_LE_BYTES;
+        store_le32(e + VHDX_LE_KEY, (uint32_t)at);
+        store_le16(e + VHDX_LE_KEY_LENGTH, (uint16_t)t[0].len);
+        memcpy(b + at, t[0].bytes, t[0].len);
+        at += t[0].len;
+        store_le32(e + VHDX_LE_VALUE, (uint32_t)at);
+        store_le16(e + VHDX_LE_VALUE_LENGTH, (uint16_t)t[1].len);
+        memcpy(b + at, t[1].bytes, t[1].len);
+        at += t[1].len;
+    }
+    *out = b;
+    return 0;
+}
+
+/* What a locator cannot hold. */
+static int locator_check_name(const char *name, struct rhea_error *err)
+{
+    size_t plain = strcspn(name, ":/");
+    const char *last = strrchr(name, '/');
+    if (name[plain] == ':')
+        return rhea_error_set(err, ENOTSUP,
+                              "a VHDX image names its parent by a path, not as "
+                              "'%.300s'",
+                              name);
+    if (strchr(name, '\\') || !*(last ? last + 1 : name))
+        return rhea_error_set(
+            err, EINVAL, "a VHDX image cannot name its parent '%.300s'", name);
+    return 0;
+}
+
+int vhdx_locator_build(const char *name, const uint8_t linkage[UUID_BYTES],
+                       uint8_t **out, size_t *len, struct rhea_error *err)
+{
+    struct locator_pairs pairs = {0};
+    int ret = locator_check_name(name, err);
+    if (!ret)
+        ret = pairs_fill(&pairs, name, linkage, err);
+    if (!ret)
+        ret = pairs_store(&pairs, out, len, err);
+    pairs_finish(&pairs);
+    return ret;
 }

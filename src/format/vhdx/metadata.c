@@ -187,3 +187,109 @@ int vhdx_metadata_read(struct vhdx *v, struct rhea_error *err)
         ret = metadata_locator(v, err);
     return ret;
 }
+
+/* --- Building --- */
+
+struct metadata_image {
+    uint8_t *bytes;
+    size_t size, end; /* in use */
+    unsigned n;
+};
+
+/* Room for an item of LENGTH bytes, and its entry; NULL: there is none. */
+static uint8_t *image_add(struct metadata_image *i, const uint8_t *guid,
+                          uint32_t flags, uint32_t length)
+{
+    uint8_t *e = i->bytes + VHDX_M_ENTRIES + i->n * VHDX_ME_BYTES;
+    size_t at = i->end;
+    if (i->n == VHDX_M_MAX || length > i->size - at)
+        return NULL;
+    memcpy(e + VHDX_ME_GUID, guid, UUID_BYTES);
+    store_le32(e + VHDX_ME_OFFSET, length ? (uint32_t)at : 0);
+    store_le32(e + VHDX_ME_LENGTH, length);
+    store_le32(e + VHDX_ME_FLAGS, flags);
+    i->n++;
+    store_le16(i->bytes + VHDX_M_COUNT, (uint16_t)i->n);
+    i->end = align_up(at + length, 8);
+    return i->bytes + at;
+}
+
+static uint8_t *image_add_known(struct metadata_image *i, enum vhdx_item item,
+                                uint32_t length)
+{
+    bool file = item == VHDX_ITEM_PARAMETERS || item == VHDX_ITEM_LOCATOR;
+    return image_add(i, vhdx_item_guids[item],
+                     VHDX_ME_REQUIRED | (file ? 0 : VHDX_ME_VIRTUAL_DISK),
+                     length);
+}
+
+/* There is room for these. */
+static void image_fill(struct metadata_image *i, const struct vhdx_metadata *m,
+                       const uint8_t *locator, size_t locator_length)
+{
+    uint8_t *p = image_add_known(i, VHDX_ITEM_PARAMETERS, VHDX_P_BYTES);
+    store_le32(p + VHDX_P_BLOCK_SIZE, m->block_size);
+    store_le32(p + VHDX_P_FLAGS, m->flags);
+    store_le64(image_add_known(i, VHDX_ITEM_SIZE, 8), m->size);
+    memcpy(image_add_known(i, VHDX_ITEM_DISK_ID, UUID_BYTES), m->disk_id,
+           UUID_BYTES);
+    store_le32(image_add_known(i, VHDX_ITEM_LOGICAL_SECTOR, 4),
+               m->logical_sector);
+    store_le32(image_add_known(i, VHDX_ITEM_PHYSICAL_SECTOR, 4),
+               m->physical_sector);
+    if (locator)
+        memcpy(image_add_known(i, VHDX_ITEM_LOCATOR, (uint32_t)locator_length),
+               locator, locator_length);
+}
+
+/* An item of another image, of which E is the entry. */
+static int image_copy(struct metadata_image *i, const struct vhdx *from,
+                      const uint8_t *e, struct rhea_error *err)
+{
+    uint32_t flags = load_le32(e + VHDX_ME_FLAGS);
+    uint32_t length = load_le32(e + VHDX_ME_LENGTH);
+    if (!(flags & VHDX_ME_VIRTUAL_DISK) ||
+        (!(flags & VHDX_ME_USER) && item_of_guid(e) != VHDX_N_ITEMS))
+        return 0;
+    uint8_t *p = image_add(i, e + VHDX_ME_GUID, flags, length);
+    if (!p)
+        return rhea_error_set(err, ENOSPC,
+                              "the parent has too many metadata items");
+    return rhea_storage_read_padded(
+        from->image, p, length,
+        from->metadata_region.offset + load_le32(e + VHDX_ME_OFFSET), err);
+}
+
+static int image_copy_all(struct metadata_image *i, const struct vhdx *from,
+                          struct rhea_error *err)
+{
+    RHEA_AUTO_FREE uint8_t *b = malloc(VHDX_M_TABLE_BYTES);
+    if (!b)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    int ret = rhea_storage_read_padded(from->image, b, VHDX_M_TABLE_BYTES,
+                                       from->metadata_region.offset, err);
+    /* Its entries have been checked. */
+    for (unsigned n = ret ? 0 : load_le16(b + VHDX_M_COUNT), k = 0;
+         k < n && !ret; k++)
+        ret = image_copy(i, from, b + VHDX_M_ENTRIES + k * VHDX_ME_BYTES, err);
+    return ret;
+}
+
+int vhdx_metadata_build(const struct vhdx_metadata *m, const uint8_t *locator,
+                        size_t locator_length, const struct vhdx *from,
+                        uint8_t **out, size_t *len, struct rhea_error *err)
+{
+    struct metadata_image i = {.size = VHDX_MIB, .end = VHDX_M_TABLE_BYTES};
+    RHEA_AUTO_FREE uint8_t *bytes = calloc(1, i.size);
+    if (!bytes)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    i.bytes = bytes;
+    memcpy(bytes, VHDX_M_SIGNATURE, 8);
+    image_fill(&i, m, locator, locator_length);
+    int ret = from ? image_copy_all(&i, from, err) : 0;
+    if (ret)
+        return ret;
+    *out = rhea_steal(bytes);
+    *len = i.size;
+    return 0;
+}

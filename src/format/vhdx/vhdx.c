@@ -10,9 +10,9 @@
  * bytes, the log. What the program does not do: give single blocks back, and
  * follow parents that are no VHDX images.
  *
- * header.c, region.c, metadata.c, locator.c and log.c have the parts of the
- * file; overlay.c reads an image whose log has not been replayed; map.c has the
- * tables.
+ * header.c, region.c, metadata.c and locator.c have the parts of the file;
+ * log.c reads the log, overlay.c an image whose log has not been replayed;
+ * log_write.c says in which order all is written; map.c has the tables.
  */
 #include "format/vhdx/vhdx.h"
 
@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "base/utf16.h"
 #include "format/option.h"
 
@@ -76,6 +77,8 @@ static int open_tables(struct vhdx *v, struct rhea_error *err)
         .page_bytes = PAGE_BYTES,
         .sector = VHDX_LOG_SECTOR,
         .cache_bytes = CACHE_BYTES,
+        .write = vhdx_tables_write,
+        .opaque = v,
     };
     const struct vhdx_metadata *m = &v->metadata;
     struct blocks *b = &v->blocks;
@@ -102,6 +105,23 @@ static int open_tables(struct vhdx *v, struct rhea_error *err)
     return table_init(&v->tables, v->image, &how, err);
 }
 
+int vhdx_allow_write(struct vhdx *v, struct rhea_error *err)
+{
+    uint64_t blocks = vhdx_blocks(v), entry = 0, end;
+    int ret = blocks
+                  ? vhdx_bat_get(v, vhdx_bat_place(v, blocks - 1), &entry, err)
+                  : 0;
+    if (ret)
+        return ret;
+    end = (entry & VHDX_BAT_OFFSET) + v->metadata.block_size;
+    if (entry & VHDX_BAT_OFFSET && end > v->blocks.file_end &&
+        end - v->metadata.block_size < v->blocks.file_end)
+        v->blocks.file_end = end;
+    v->blocks.file_end = align_up(v->blocks.file_end, VHDX_MIB);
+    v->blocks.writable = true;
+    return 0;
+}
+
 static int open_all(struct vhdx *v, const struct rhea_format_open *how,
                     struct rhea_error *err)
 {
@@ -116,7 +136,11 @@ static int open_all(struct vhdx *v, const struct rhea_format_open *how,
         ret = vhdx_metadata_read(v, err);
     if (!ret && vhdx_is_child(v))
         ret = vhdx_locator_find(v, how->files, err);
-    return ret ? ret : open_tables(v, err);
+    if (!ret)
+        ret = open_tables(v, err);
+    if (!ret && (how->flags & RHEA_FORMAT_WRITE) && !v->overlay)
+        ret = vhdx_allow_write(v, err);
+    return ret;
 }
 
 static void vhdx_destroy(struct vhdx *v)
@@ -130,10 +154,6 @@ static void vhdx_destroy(struct vhdx *v)
     free(v->parent);
     free(v);
 }
-
-static const struct blocks_ops vhdx_blocks_ops = {
-    .map = vhdx_map,
-};
 
 static int vhdx_open(struct rhea_format **out,
                      const struct rhea_format_open *how, struct rhea_error *err)
@@ -158,15 +178,43 @@ static int vhdx_open(struct rhea_format **out,
 
 static int vhdx_close(struct rhea_format *f, struct rhea_error *err)
 {
-    (void)err;
-    vhdx_destroy((struct vhdx *)f);
-    return 0;
+    struct vhdx *v = (struct vhdx *)f;
+    int ret = v->blocks.grown ? blocks_flush(&v->blocks, err) : 0;
+    if (!ret)
+        ret = vhdx_log_close(v, err);
+    vhdx_destroy(v);
+    return ret;
 }
 
 static int vhdx_map_guest(struct rhea_format *f, uint64_t offset, uint64_t len,
                           struct rhea_extent *extent, struct rhea_error *err)
 {
     return blocks_map(&((struct vhdx *)f)->blocks, offset, len, extent, err);
+}
+
+static int vhdx_write(struct rhea_format *f, uint64_t offset, const void *buf,
+                      size_t len, struct rhea_error *err)
+{
+    return blocks_write(&((struct vhdx *)f)->blocks, offset, buf, len, err);
+}
+
+static int vhdx_write_zeroes(struct rhea_format *f, uint64_t offset,
+                             uint64_t len, bool unmap, struct rhea_error *err)
+{
+    return blocks_write_zeroes(&((struct vhdx *)f)->blocks, offset, len, unmap,
+                               err);
+}
+
+static int vhdx_flush(struct rhea_format *f, struct rhea_error *err)
+{
+    return blocks_flush(&((struct vhdx *)f)->blocks, err);
+}
+
+static int vhdx_renew_identity(struct rhea_format *f, struct rhea_error *err)
+{
+    struct vhdx *v = (struct vhdx *)f;
+    RHEA_LOCKED(&v->blocks.lock);
+    return blocks_begin(&v->blocks, err);
 }
 
 static void vhdx_info(struct rhea_format *f, struct rhea_format_info *info)
@@ -215,11 +263,17 @@ static int vhdx_check_parent(struct rhea_format *f, struct rhea_format *parent,
 
 const struct rhea_format_ops rhea_format_vhdx = {
     .name = "vhdx",
+    .create_options = vhdx_create_options,
     .probe = vhdx_probe,
     .open = vhdx_open,
     .close = vhdx_close,
     .info = vhdx_info,
     .facts = vhdx_facts,
     .map = vhdx_map_guest,
+    .write = vhdx_write,
+    .write_zeroes = vhdx_write_zeroes,
+    .flush = vhdx_flush,
+    .create = vhdx_create,
     .check_parent = vhdx_check_parent,
+    .renew_identity = vhdx_renew_identity,
 };

@@ -43,14 +43,15 @@ struct vhdx_sequence {
                          have been one */
 };
 
-/* Where the log is written, by this program since it has opened the image. */
+/* Where the log is written to, since this program has opened the image. */
 struct vhdx_log {
     bool open; /* the headers name GUID */
     uint8_t guid[UUID_BYTES];
     uint32_t head;     /* where the next entry goes */
-    uint32_t tail;     /* the oldest entry whose sectors may not be durable in
-                          their places */
-    uint64_t sequence; /* of the next entry */
+    uint64_t sequence; /* its number; 0: none has been written */
+    bool unsettled;    /* from entry TAIL on, what was written may not be
+                          durable in its places */
+    uint32_t tail;
 };
 
 enum vhdx_item {
@@ -118,6 +119,10 @@ static inline bool vhdx_is_child(const struct vhdx *v)
 }
 uint64_t vhdx_blocks(const struct vhdx *v);
 
+/* --- vhdx.c --- */
+/* The file may be written to: there is no overlay (any more). */
+int vhdx_allow_write(struct vhdx *v, struct rhea_error *err);
+
 /* --- header.c --- */
 int vhdx_headers_read(struct vhdx *v, struct rhea_error *err);
 /* Write V's header as the current one, twice, so that both copies have it; each
@@ -142,11 +147,21 @@ bool vhdx_is_taken(const struct vhdx *v, uint64_t offset, uint64_t length);
 /* --- metadata.c --- */
 extern const uint8_t vhdx_item_guids[VHDX_N_ITEMS][UUID_BYTES];
 int vhdx_metadata_read(struct vhdx *v, struct rhea_error *err);
+/* The whole region of a new image, malloc'd, *LEN bytes, a multiple of 1 MiB. M
+ * says what is in it. LOCATOR NULL: it has no parent. FROM NULL: none, else the
+ * parent, whose other items of the virtual disk are taken over (2.6.1.2). */
+int vhdx_metadata_build(const struct vhdx_metadata *m, const uint8_t *locator,
+                        size_t locator_length, const struct vhdx *from,
+                        uint8_t **out, size_t *len, struct rhea_error *err);
 
 /* --- locator.c --- */
 int vhdx_locator_parse(struct vhdx_locator *l, const uint8_t *bytes, size_t len,
                        struct rhea_error *err);
 void vhdx_locator_finish(struct vhdx_locator *l);
+/* The locator of a child of a parent that is called NAME and has identity
+ * LINKAGE; *OUT is malloc'd, *LEN bytes. */
+int vhdx_locator_build(const char *name, const uint8_t linkage[UUID_BYTES],
+                       uint8_t **out, size_t *len, struct rhea_error *err);
 /* Which file is meant, as V->parent. FILES NULL: there are none. */
 int vhdx_locator_find(struct vhdx *v, const struct rhea_files *files,
                       struct rhea_error *err);
@@ -172,6 +187,24 @@ int vhdx_log_walk(struct vhdx *v, const struct vhdx_sequence *s,
 int vhdx_log_replay(struct vhdx *v, const struct vhdx_sequence *s,
                     struct rhea_error *err);
 
+/* --- log_write.c; with the lock held --- */
+/* A sector of the log's size that is to be changed. */
+struct vhdx_patch {
+    uint64_t offset; /* of which it is a multiple */
+    const uint8_t *bytes;
+    bool is_bat;
+};
+/* As many as are changed all at once, or not at all. */
+enum { VHDX_PATCHES = (512 - VHDX_LOG_HEAD) / VHDX_DESC_BYTES };
+/* Change them, VHDX_PATCHES after the other. All that was written before is
+ * durable before the first is changed; what is changed survives a crash. */
+int vhdx_log_write(struct vhdx *v, const struct vhdx_patch *patches, size_t n,
+                   struct rhea_error *err);
+/* All is in its place and durable; the log is not in use. */
+int vhdx_log_close(struct vhdx *v, struct rhea_error *err);
+/* A table_write_fn. */
+int vhdx_tables_write(void *opaque, struct table *t, struct rhea_error *err);
+
 /* --- overlay.c --- */
 /* V's file with sequence S in front, for reading. */
 int vhdx_overlay_open(struct rhea_storage **out, struct vhdx *v,
@@ -195,6 +228,15 @@ int vhdx_bat_get(struct vhdx *v, uint64_t place, uint64_t *entry,
  * error where there is no bitmap. */
 int vhdx_bits_place(struct vhdx *v, uint64_t block, uint64_t *place,
                     struct rhea_error *err);
+
+/* --- write.c --- */
+extern const struct blocks_ops vhdx_blocks_ops;
+int vhdx_bat_set(struct vhdx *v, uint64_t place, uint64_t entry,
+                 struct rhea_error *err);
+
+/* --- create.c --- */
+int vhdx_create(struct rhea_storage *storage, const struct rhea_create *how,
+                struct rhea_error *err);
 
 /* --- facts.c --- */
 int vhdx_facts(struct rhea_format *f, struct rhea_facts *facts,
