@@ -15,6 +15,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/measure.h"
 #include "format/option.h"
 #include "format/prealloc.h"
 #include "format/vdi.h"
@@ -153,29 +154,6 @@ int vdi_create(struct rhea_storage *storage, const struct rhea_create *how,
     return ret;
 }
 
-/* How many blocks hold data. */
-static int measure_blocks(const struct rhea_measure *what,
-                          const struct vdi_head *h, uint64_t *blocks,
-                          struct rhea_error *err)
-{
-    uint64_t next = 0; /* blocks before it are counted */
-    *blocks = 0;
-    for (uint64_t at = 0; what->next && at < what->size;) {
-        bool data = false;
-        uint64_t length = 0;
-        int ret = what->next(what->opaque, at, &data, &length, err);
-        if (ret)
-            return ret;
-        uint64_t first = RHEA_MAX(at / h->block_size, next);
-        at += length;
-        if (data && at > first * h->block_size) {
-            next = div_up(at, h->block_size);
-            *blocks += next - first;
-        }
-    }
-    return 0;
-}
-
 int vdi_measure(const struct rhea_measure *what, struct rhea_measured *out,
                 struct rhea_error *err)
 {
@@ -186,7 +164,7 @@ int vdi_measure(const struct rhea_measure *what, struct rhea_measured *out,
     if (!ret)
         ret = create_head(&h, &c, what->size, err);
     if (!ret)
-        ret = measure_blocks(what, &h, &blocks, err);
+        ret = measure_blocks(what, h.block_size, &blocks, err);
     if (ret)
         return ret;
     if (c.fixed)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "format/measure.h"
 #include "format/option.h"
 #include "format/qcow2/qcow2.h"
 
@@ -532,32 +533,6 @@ static uint64_t measure_refcounts(const struct qcow2 *q, uint64_t clusters)
     return blocks + table;
 }
 
-/* Bytes of the clusters that hold any data. */
-static int measure_data(const struct rhea_measure *what, uint32_t cluster_size,
-                        uint64_t *bytes, struct rhea_error *err)
-{
-    uint64_t at = 0, counted = 0;
-
-    *bytes = 0;
-    while (at < what->size) {
-        uint64_t length = 0, end;
-        bool data = false;
-        int r = what->next(what->opaque, at, &data, &length, err);
-
-        if (r < 0)
-            return r;
-        end = at + RHEA_MIN(length, what->size - at);
-        if (data) {
-            uint64_t from = RHEA_MAX(counted, align_down(at, cluster_size));
-
-            counted = align_up(end, cluster_size);
-            *bytes += counted - from;
-        }
-        at = end;
-    }
-    return 0;
-}
-
 /* A directory, and for each bitmap its table and all of its bits. */
 static uint64_t measure_bitmaps(const struct rhea_measure *what,
                                 uint32_t cluster_size)
@@ -597,8 +572,8 @@ int qcow2_measure(const struct rhea_measure *what, struct rhea_measured *out,
     meta = 1 + l2 + l1;
     meta += measure_refcounts(&c.q, meta + data / cs);
     meta += c.crypto; /* after what is counted, as in QEMU */
-    if (what->next)
-        r = measure_data(what, c.q.cluster_size, &required, err);
+    r = measure_blocks(what, cs, &required, err);
+    required *= cs;
     if (c.preallocation == CREATE_FALLOC || c.preallocation == CREATE_FULL)
         required = data;
     *out = (struct rhea_measured){

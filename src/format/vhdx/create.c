@@ -16,6 +16,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/utf16.h"
+#include "format/measure.h"
 #include "format/option.h"
 #include "format/vhdx/vhdx.h"
 
@@ -329,4 +330,28 @@ int vhdx_create(struct rhea_storage *storage, const struct rhea_create *how,
     if (!ret)
         ret = create_identifier(storage, err);
     return ret ? ret : rhea_storage_flush(storage, err);
+}
+
+int vhdx_measure(const struct rhea_measure *what, struct rhea_measured *out,
+                 struct rhea_error *err)
+{
+    struct creation c;
+    uint64_t blocks;
+    const struct rhea_create how = {
+        .size = what->size,
+        .options = what->options,
+        .n_options = what->n_options,
+    };
+    int ret = create_parse(&how, &c, err);
+    if (!ret)
+        ret = measure_blocks(what, c.block_size, &blocks, err);
+    if (ret)
+        return ret;
+    create_lay_out(&c, VHDX_MIB);
+    uint64_t all = div_up(c.metadata.size, c.block_size);
+    *out = (struct rhea_measured){
+        .required = c.data + (c.fixed ? all : blocks) * c.block_size,
+        .fully_allocated = c.data + all * c.block_size,
+    };
+    return 0;
 }

@@ -155,6 +155,18 @@ void vhdx_regions_store(uint8_t bytes[VHDX_REGIONS_BYTES],
                vhdx_checksum(bytes, VHDX_REGIONS_BYTES, VHDX_R_CHECKSUM));
 }
 
+size_t vhdx_regions_move_bat(uint8_t bytes[VHDX_REGIONS_BYTES],
+                             const struct vhdx_range *bat)
+{
+    size_t at = VHDX_R_ENTRIES;
+    while (!uuid_equal(bytes + at, region_bat))
+        at += VHDX_RE_BYTES;
+    region_store(bytes + at, region_bat, bat);
+    store_le32(bytes + VHDX_R_CHECKSUM,
+               vhdx_checksum(bytes, VHDX_REGIONS_BYTES, VHDX_R_CHECKSUM));
+    return at;
+}
+
 bool vhdx_is_taken(const struct vhdx *v, uint64_t offset, uint64_t length)
 {
     const struct vhdx_range r = {offset, length};

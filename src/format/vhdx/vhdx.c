@@ -138,7 +138,7 @@ static int open_all(struct vhdx *v, const struct rhea_format_open *how,
         ret = vhdx_locator_find(v, how->files, err);
     if (!ret)
         ret = open_tables(v, err);
-    if (!ret && (how->flags & RHEA_FORMAT_WRITE) && !v->overlay)
+    if (!ret && v->may_write && !v->overlay)
         ret = vhdx_allow_write(v, err);
     return ret;
 }
@@ -166,6 +166,7 @@ static int vhdx_open(struct rhea_format **out,
         return rhea_error_set(err, ENOMEM, "out of memory");
     v->base.ops = &rhea_format_vhdx;
     v->base.storage = v->image = how->storage;
+    v->may_write = how->flags & RHEA_FORMAT_WRITE;
     blocks_init(&v->blocks, &vhdx_blocks_ops, &v->base);
     ret = open_all(v, how, err);
     if (ret) {
@@ -180,7 +181,7 @@ static int vhdx_close(struct rhea_format *f, struct rhea_error *err)
 {
     struct vhdx *v = (struct vhdx *)f;
     int ret = v->blocks.grown ? blocks_flush(&v->blocks, err) : 0;
-    if (!ret)
+    if (!ret && !v->blocks.failed)
         ret = vhdx_log_close(v, err);
     vhdx_destroy(v);
     return ret;
@@ -273,7 +274,12 @@ const struct rhea_format_ops rhea_format_vhdx = {
     .write = vhdx_write,
     .write_zeroes = vhdx_write_zeroes,
     .flush = vhdx_flush,
+    .check = vhdx_check,
     .create = vhdx_create,
+    .measure = vhdx_measure,
+    .resize = vhdx_resize,
+    .set_backing = vhdx_set_backing,
     .check_parent = vhdx_check_parent,
     .renew_identity = vhdx_renew_identity,
+    .make_empty = vhdx_make_empty,
 };

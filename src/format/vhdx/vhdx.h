@@ -86,6 +86,7 @@ struct vhdx {
     struct rhea_storage *overlay; /* the file as it will be when its log has
                                      been replayed; NULL: it needs not */
     struct rhea_storage *image;   /* the overlay or the file */
+    bool may_write; /* the file may be written to, replayed or not */
 
     struct vhdx_header header;   /* the current one */
     unsigned current;            /* 0 or 1: which of the two it is */
@@ -141,6 +142,10 @@ int vhdx_regions_read(struct vhdx *v, struct rhea_error *err);
 void vhdx_regions_store(uint8_t bytes[VHDX_REGIONS_BYTES],
                         const struct vhdx_range *bat,
                         const struct vhdx_range *metadata);
+/* In a region table that is whole, let the BAT be at another place; returns
+ * where in it its entry is. */
+size_t vhdx_regions_move_bat(uint8_t bytes[VHDX_REGIONS_BYTES],
+                             const struct vhdx_range *bat);
 /* Whether [offset, offset + length) touches the header, the log or a region. */
 bool vhdx_is_taken(const struct vhdx *v, uint64_t offset, uint64_t length);
 
@@ -192,6 +197,7 @@ int vhdx_log_replay(struct vhdx *v, const struct vhdx_sequence *s,
 struct vhdx_patch {
     uint64_t offset; /* of which it is a multiple */
     const uint8_t *bytes;
+    uint8_t *own; /* the same, where they are the patch's; else NULL */
     bool is_bat;
 };
 /* As many as are changed all at once, or not at all. */
@@ -234,9 +240,44 @@ extern const struct blocks_ops vhdx_blocks_ops;
 int vhdx_bat_set(struct vhdx *v, uint64_t place, uint64_t entry,
                  struct rhea_error *err);
 
+/* --- check.c --- */
+int vhdx_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
+               struct rhea_error *err);
+
+/* --- edit.c; with the lock held --- */
+/* Changes of some bytes of metadata, gathered to be written at once. */
+struct vhdx_edit {
+    struct vhdx *v;
+    struct vhdx_patch *patches; /* which own their bytes */
+    size_t n;
+};
+int vhdx_edit_bytes(struct vhdx_edit *e, uint64_t offset, const void *bytes,
+                    size_t len, struct rhea_error *err);
+/* All of it through the log; ATOMIC: at once. */
+int vhdx_edit_write(struct vhdx_edit *e, bool atomic, struct rhea_error *err);
+void vhdx_edit_finish(struct vhdx_edit *e);
+/* Where the BAT is to be so that it has room for M's disk, M being what the
+ * metadata are going to say: where it is, or at the end of the file, to which
+ * it is copied then. What leads to it goes into E. */
+int vhdx_bat_make_room(struct vhdx *v, const struct vhdx_metadata *m,
+                       struct vhdx_range *bat, struct vhdx_edit *e,
+                       struct rhea_error *err);
+/* E has been written. */
+void vhdx_bat_moved(struct vhdx *v, const struct vhdx_range *bat);
+
+/* --- resize.c, backing.c --- */
+int vhdx_resize(struct rhea_format *f, const struct rhea_resize *how,
+                struct rhea_error *err);
+int vhdx_set_backing(struct rhea_format *f, const char *file,
+                     const char *format, struct rhea_format *parent,
+                     struct rhea_error *err);
+int vhdx_make_empty(struct rhea_format *f, struct rhea_error *err);
+
 /* --- create.c --- */
 int vhdx_create(struct rhea_storage *storage, const struct rhea_create *how,
                 struct rhea_error *err);
+int vhdx_measure(const struct rhea_measure *what, struct rhea_measured *out,
+                 struct rhea_error *err);
 
 /* --- facts.c --- */
 int vhdx_facts(struct rhea_format *f, struct rhea_facts *facts,
