@@ -94,6 +94,14 @@ static inline bool test_equal_string(const char *a, const char *b,
                        a_text, a, b);
 }
 
+static inline bool test_contains(const char *a, const char *b, const char *file,
+                                 int line, const char *a_text)
+{
+    a = a ? a : "(null)";
+    return test_report(strstr(a, b) != NULL, file, line,
+                       "%s is \"%s\", without \"%s\"", a_text, a, b);
+}
+
 static inline bool test_equal_bytes(const void *a, const void *b, size_t len,
                                     const char *file, int line,
                                     const char *a_text)
@@ -119,9 +127,7 @@ static inline bool test_equal_bytes(const void *a, const void *b, size_t len,
 #define CHECK_MEM(a, b, len)                                                   \
     test_equal_bytes((a), (b), (len), __FILE__, __LINE__, #a)
 /* The string A contains B. */
-#define CHECK_CONTAINS(a, b)                                                   \
-    test_report(strstr((a), (b)) != NULL, __FILE__, __LINE__,                  \
-                "%s is \"%s\", without \"%s\"", #a, (a), (b))
+#define CHECK_CONTAINS(a, b) test_contains((a), (b), __FILE__, __LINE__, #a)
 
 /* The test function that runs now could not test (all it should), because
  * WHY; it returns on its own. */
