@@ -492,9 +492,11 @@ static int create_write(struct create *c, struct rhea_storage *s,
     if (r == 0)
         r = create_write_blocks(c, s, err);
     if (r == 0)
-        r = create_write_words(c, s, c->l1_at, q->l1_size * 8ULL, c->l2,
-                               (c->l2_at << q->cluster_bits) | QCOW2_COPIED,
-                               err);
+        r = create_write_words(
+            c, s, c->l1_at,
+            RHEA_MIN(c->l1 << q->cluster_bits,
+                     create_file_end(c) - q->l1_offset),
+            c->l2, (c->l2_at << q->cluster_bits) | QCOW2_COPIED, err);
     if (r == 0)
         r = create_write_l2(c, s, err);
     if (r == 0 && c->crypto)
