@@ -386,14 +386,22 @@ static int refcount_append_table(struct qcow2 *q, uint64_t count,
         rhea_storage_event(q->f.storage, "refblock_alloc_write_blocks");
         r = rhea_storage_write(q->f.storage, zero, q->cluster_size, host, err);
         qcow2_cache_forget(&q->refs, host, q->cluster_size);
-        q->reftable[first + i] = host;
-        q->reftable_dirty = true;
+        q->reftable[first + i] = r < 0 ? 0 : host;
     }
     if (r == 0)
         r = qcow2_refcount_add(q, start, count + blocks, 1, err);
     q->fresh = RHEA_MAX(q->fresh, (start + count + blocks) << q->cluster_bits);
+    if (r < 0) {
+        /* Blocks that do not count themselves must not reach the file. */
+        for (uint64_t i = 0; i < blocks && first + i < q->reftable_size; i++)
+            q->reftable[first + i] = 0;
+        qcow2_cache_forget(&q->refs, (start + count) << q->cluster_bits,
+                           blocks << q->cluster_bits);
+        return r;
+    }
+    q->reftable_dirty = true;
     *cluster = start;
-    return r;
+    return 0;
 }
 
 int qcow2_alloc_table(struct qcow2 *q, uint64_t count, uint64_t *cluster,
