@@ -117,6 +117,11 @@ struct rhea_format_info {
     bool dirty;      /* closed uncleanly; allocation counts may be off */
     bool extensions; /* parts whose meaning this program does not know */
     bool compressed_type_zstd;
+
+    /* Not 0: guest bytes can only be written compressed, each whole cluster
+     * once, in the guest's order; see ops->pack. So many bytes are the longest
+     * stored form of a cluster. */
+    size_t packed_max;
 };
 
 /* An internal snapshot. Strings are malloc'd; rhea_snapshots_free. */
@@ -347,6 +352,14 @@ struct rhea_format_ops {
     int (*write_compressed)(struct rhea_format *f, uint64_t offset,
                             const void *buf, size_t len,
                             struct rhea_error *err);
+    /* The same in two steps, where info has packed_max: PACK turns a cluster
+     * into its stored form, of *N bytes, for which PACKED has room; clusters
+     * may be packed side by side and in any order. WRITE_PACKED puts it into
+     * the image. */
+    int (*pack)(struct rhea_format *f, uint64_t offset, const void *buf,
+                size_t len, void *packed, size_t *n, struct rhea_error *err);
+    int (*write_packed)(struct rhea_format *f, uint64_t offset,
+                        const void *packed, size_t n, struct rhea_error *err);
     /* All that was written is durable afterwards. */
     int (*flush)(struct rhea_format *f, struct rhea_error *err);
 

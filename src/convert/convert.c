@@ -166,6 +166,8 @@ static int convert_do_step(struct convert *c, struct window *w,
 
     if (!run)
         ret = window_read(w, step->offset, step->length, err);
+    if (ret == 0 && !run)
+        ret = window_pack(w, err);
     if (ret < 0)
         return ret;
     if (!convert_wait_turn(c, step))
@@ -423,13 +425,16 @@ int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
                               "the shortest run of zeroes to leave out must be "
                               "a multiple of 512 bytes, at most %u",
                               RHEA_CONVERT_SPARSE_MAX);
+    rhea_image_info(target, &info);
+    /* Bytes of a file that are zero are noise, decrypted. */
+    if (info.encrypted)
+        c.options.target_is_zero = false;
+    /* Some images hold nothing else. */
+    if (info.packed_max)
+        c.options.compress = c.in_order = true;
     ret = convert_choose_unit(&c, err);
     if (ret < 0)
         return ret;
-    /* Bytes of a file that are zero are noise, decrypted. */
-    rhea_image_info(target, &info);
-    if (info.encrypted)
-        c.options.target_is_zero = false;
     ret = convert_source_init(&c.source, sources, n_sources,
                               rhea_image_backing(target), err);
     if (ret < 0)

@@ -9,6 +9,23 @@
 
 enum { WINDOW_ALIGN = 4096 }; /* for direct I/O */
 
+static int window_init_packed(struct window *w, struct rhea_error *err)
+{
+    struct rhea_format_info info;
+    size_t units = WINDOW_SIZE / w->unit;
+
+    rhea_image_info(w->target, &info);
+    if (!w->options->compress || !info.packed_max)
+        return 0;
+    w->packed_max = info.packed_max;
+    w->packed = malloc(units * w->packed_max);
+    w->packed_size = calloc(units, sizeof(*w->packed_size));
+    if (w->packed && w->packed_size)
+        return 0;
+    window_finish(w);
+    return rhea_error_set(err, ENOMEM, "out of memory");
+}
+
 int window_init(struct window *w, struct convert_source *source,
                 struct rhea_image *target, unsigned unit,
                 const struct rhea_convert_options *options,
@@ -20,6 +37,9 @@ int window_init(struct window *w, struct convert_source *source,
     w->unit = unit;
     w->options = options;
     w->buf = aligned_alloc(WINDOW_ALIGN, WINDOW_SIZE);
+    int ret = window_init_packed(w, err);
+    if (ret)
+        return ret;
     if (source->backing)
         w->below = aligned_alloc(WINDOW_ALIGN, WINDOW_SIZE);
     if (!w->buf || (source->backing && !w->below)) {
@@ -33,7 +53,10 @@ void window_finish(struct window *w)
 {
     free(w->buf);
     free(w->below);
-    w->buf = w->below = NULL;
+    free(w->packed);
+    free(w->packed_size);
+    w->buf = w->below = w->packed = NULL;
+    w->packed_size = NULL;
 }
 
 /* What a unit is of which one part is A and another B. */
@@ -214,6 +237,40 @@ int window_read(struct window *w, uint64_t offset, size_t len,
     return 0;
 }
 
+int window_pack(struct window *w, struct rhea_error *err)
+{
+    struct rhea_format *format = rhea_image_format(w->target);
+    int ret = 0;
+
+    for (unsigned unit = 0; w->packed && ret == 0 && unit < w->n_units;
+         unit++) {
+        size_t at = (size_t)unit * w->unit;
+
+        if (w->kind[unit] == CONVERT_DATA)
+            ret = format->ops->pack(format, w->offset + at, w->buf + at,
+                                    window_unit_length(w, unit),
+                                    w->packed + unit * w->packed_max,
+                                    &w->packed_size[unit], err);
+    }
+    return convert_blame(ret, w->target, err);
+}
+
+static int window_write_packed(struct window *w, size_t start, size_t end,
+                               struct rhea_error *err)
+{
+    struct rhea_format *format = rhea_image_format(w->target);
+    int ret = 0;
+
+    for (; start < end && ret == 0; start += w->unit) {
+        size_t unit = start / w->unit;
+
+        ret = format->ops->write_packed(format, w->offset + start,
+                                        w->packed + unit * w->packed_max,
+                                        w->packed_size[unit], err);
+    }
+    return ret;
+}
+
 static int window_write_compressed(struct window *w, size_t start, size_t end,
                                    struct rhea_error *err)
 {
@@ -252,7 +309,9 @@ int window_write(struct window *w, struct rhea_error *err)
             w->result.written += end - start;
             if (w->pace)
                 w->pace(w->pace_opaque, end - start);
-            if (w->options->compress)
+            if (w->packed)
+                ret = window_write_packed(w, start, end, err);
+            else if (w->options->compress)
                 ret = window_write_compressed(w, start, end, err);
             else
                 ret = rhea_image_write(w->target, w->buf + start, end - start,

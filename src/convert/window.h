@@ -35,6 +35,11 @@ struct window {
     unsigned char kind[WINDOW_UNITS_MAX]; /* enum convert_kind */
     unsigned char *buf;   /* the guest's bytes, valid for DATA */
     unsigned char *below; /* what the target's backing image has, or NULL */
+    /* Where compressed clusters must be written in order: their stored form, a
+     * unit's at each multiple of packed_max, and how long it is. Else NULL. */
+    unsigned char *packed;
+    size_t packed_max;
+    size_t *packed_size;
 
     struct rhea_convert_result result; /* adds up over all windows */
 };
@@ -48,6 +53,9 @@ void window_finish(struct window *w);
 /* Look at and read [offset, offset + len), OFFSET a multiple of the unit. */
 int window_read(struct window *w, uint64_t offset, size_t len,
                 struct rhea_error *err);
+/* Compress what there is to be compressed before its turn to be written comes.
+ */
+int window_pack(struct window *w, struct rhea_error *err);
 /* Write it into the target. */
 int window_write(struct window *w, struct rhea_error *err);
 

@@ -141,7 +141,7 @@ static int new_stream(struct rhea_storage *storage, const struct new_image *n,
                       uint64_t size, const char *text, struct rhea_error *err)
 {
     uint8_t p[HOSTED_HEADER_BYTES];
-    uint64_t end;
+    uint64_t at, end;
     struct new_layout l = new_layout(size, true);
     vmdk_hosted_header(p, n, size);
     store_le64(p + HOSTED_H_DESCRIPTOR, NEW_DESCRIPTOR_SECTOR);
@@ -156,7 +156,8 @@ static int new_stream(struct rhea_storage *storage, const struct new_image *n,
         rhea_storage_truncate(storage, NEW_STREAM_OVERHEAD * VMDK_SECTOR, err);
     if (!ret)
         ret = stream_write_tail(storage, p, directory, l.directory_sectors,
-                                NEW_STREAM_OVERHEAD * VMDK_SECTOR, &end, err);
+                                NEW_STREAM_OVERHEAD * VMDK_SECTOR, &at, &end,
+                                err);
     if (!ret)
         ret = new_text(storage, text, err);
     return ret ? ret : new_finish(storage, p, sizeof(p), err);

@@ -43,10 +43,10 @@ static void edit_difference(const char *old, const char *new, size_t len,
 static int edit_put(struct vmdk *v, const char *text, size_t from, size_t to,
                     struct rhea_error *err)
 {
-    int ret = from < to ? rhea_storage_write(v->base.storage, text + from,
-                                             to - from,
-                                             v->descriptor.offset + from, err)
-                        : 0;
+    int ret = from < to
+                  ? rhea_storage_write(v->base.storage, text + from, to - from,
+                                       v->descriptor.offset + from, err)
+                  : 0;
     return ret ? ret : rhea_storage_flush(v->base.storage, err);
 }
 
@@ -63,8 +63,8 @@ static int edit_write(struct vmdk *v, const char *text, size_t len,
     memcpy(new, text, len);
     edit_difference(old, new, room, d->offset, &from, &to);
     bool inside = d->offset != 0;
-    if (v->replaced || (!inside && (len != d->length ||
-                                    to - from > VMDK_SECTOR))) {
+    if (v->replaced ||
+        (!inside && (len != d->length || to - from > VMDK_SECTOR))) {
         if (!v->files || !v->files->replace)
             return rhea_error_set(err, ENOTSUP,
                                   "the descriptor cannot be replaced where it "
@@ -134,8 +134,8 @@ int vmdk_edit_line(char **text, const char *name, const char *value,
     } else if (!value) {
         return 0;
     } else if (!descriptor_find(&d, after, &at, &len)) {
-        return rhea_error_set(err, EINVAL,
-                              "the descriptor has no line \"%s\"", after);
+        return rhea_error_set(err, EINVAL, "the descriptor has no line \"%s\"",
+                              after);
     } else {
         at += strcspn(d.text + at, "\n");
         const char *quote = strncmp(name, "ddb.", 4) == 0 ? " = " : "=";
@@ -185,8 +185,8 @@ static int edit_cid(struct vmdk *v, struct rhea_error *err)
     int ret = edit_new_cid(d, digits, cid, err);
     if (ret)
         return ret;
-    if (digits == 8 && descriptor_find(d, "ddb.longContentID", &long_at,
-                                       &long_len) &&
+    if (digits == 8 &&
+        descriptor_find(d, "ddb.longContentID", &long_at, &long_len) &&
         long_len == 32)
         memcpy(text + long_at + 24, cid, 8);
     if (digits == len) {

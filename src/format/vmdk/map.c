@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/vmdk/sparse.h"
+#include "format/vmdk/stream.h"
 
 /* The most spans one lookup joins: it holds the lock, and the next lookup goes
  * on where this one stopped. */
@@ -92,6 +93,8 @@ static int map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
 {
     uint64_t copy = 0;
     bool good = false, good_copy = false;
+    if (x->stream)
+        return 0;
     int ret = directory_entry(x, x->h.directory, index, table, &good, err);
     if (ret || (good && *table))
         return ret;
@@ -136,11 +139,16 @@ static int span_get(struct vmdk_extent *x, uint64_t grain, uint64_t want,
     uint64_t index = grain / x->h.table_entries;
     uint64_t at = grain % x->h.table_entries;
     uint32_t len;
+    span->entries = NULL;
+    span->count = RHEA_MIN(x->h.table_entries - at, want);
+    if (x->stream &&
+        vmdk_stream_table(x, index, &span->entries, &span->table)) {
+        span->entries += at * x->h.entry_size;
+        return 0;
+    }
     int ret = map_table(x, index, &span->table, err);
     if (ret)
         return ret;
-    span->entries = NULL;
-    span->count = RHEA_MIN(x->h.table_entries - at, want);
     uint64_t where = span->table + at * x->h.entry_size;
     if (!span->table ||
         (at == 0 && span_is_hole(x, where, span->count * x->h.entry_size)))

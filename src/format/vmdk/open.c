@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "format/option.h"
 #include "format/vmdk/sparse.h"
+#include "format/vmdk/stream.h"
 
 enum {
     OPEN_PAGE = 16 << 10,     /* of the tables' cache */
@@ -64,6 +65,10 @@ static int open_sparse(struct vmdk_extent *x, bool check,
     if (ret)
         return ret;
     x->kind = x->h.kind;
+    if (x->h.compressed && x->writable)
+        ret = vmdk_stream_check(x, err);
+    if (ret)
+        return ret;
     x->size = x->size ? x->size : x->h.capacity;
     if (x->size > x->h.capacity)
         return rhea_error_set(err, EINVAL,
@@ -376,10 +381,12 @@ static void open_free(struct vmdk *v)
     for (size_t i = 0; i < v->n_extents; i++) {
         struct vmdk_extent *x = &v->extents[i];
         table_finish(&x->table);
+        vmdk_stream_free(x);
         if (x->has_blocks)
             blocks_finish(&x->blocks);
     }
     vmdk_packed_finish(v);
+    pack_finish(v);
     descriptor_finish(&v->descriptor);
     pthread_mutex_destroy(&v->lock);
     free(v->extents);

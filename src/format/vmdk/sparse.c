@@ -25,6 +25,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "format/vmdk/header.h"
+#include "format/vmdk/stream.h"
 
 static int sparse_mark(struct vmdk_extent *x, bool unclean,
                        struct rhea_error *err)
@@ -209,6 +210,8 @@ static int sparse_write_back(struct blocks *b, struct rhea_error *err)
 {
     struct vmdk_extent *x = vmdk_extent_of(b);
     uint64_t next = b->file_end / VMDK_SECTOR;
+    if (x->h.compressed)
+        return vmdk_stream_finish(x, err);
     if (x->kind == VMDK_COWD && x->table.n_dirty && next != x->h.free_sector) {
         uint8_t p[sizeof(uint32_t)];
         store_le32(p, (uint32_t)next);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "format/vmdk/create.h"
+#include "format/vmdk/stream.h"
 
 static int vmdk_probe(const uint8_t *head, size_t len)
 {
@@ -44,6 +45,9 @@ static void vmdk_info(struct rhea_format *f, struct rhea_format_info *info)
             info->cluster_size = 0;
         info->dirty |= x->h.unclean;
     }
+    info->packed_max = v->extents->h.compressed && info->cluster_size
+                           ? pack_max(info->cluster_size)
+                           : 0;
 }
 
 const struct rhea_format_ops rhea_format_vmdk = {
@@ -59,6 +63,9 @@ const struct rhea_format_ops rhea_format_vmdk = {
     .write = vmdk_write,
     .write_zeroes = vmdk_write_zeroes,
     .discard = vmdk_discard,
+    .write_compressed = vmdk_write_compressed,
+    .pack = vmdk_pack,
+    .write_packed = vmdk_write_packed,
     .flush = vmdk_flush,
     .create = vmdk_create,
     .check_parent = vmdk_check_parent,

@@ -78,8 +78,10 @@ struct vmdk_extent {
     struct vmdk_header h; /* the rest is of sparse extents */
     struct blocks blocks;
     struct table table;
-    bool has_blocks; /* both are set up */
-    bool marked;     /* as not closed, by us */
+    bool has_blocks;            /* both are set up */
+    bool marked;                /* as not closed, by us */
+    struct vmdk_stream *stream; /* of a compressed one; NULL: nothing was
+                                   written yet */
     uint64_t file_size;
     uint64_t hole_from, hole_to; /* of the file: known to be zeroes */
 };
@@ -100,8 +102,9 @@ struct vmdk {
     bool replaced; /* the descriptor's file: storage shows the old one */
 
     pthread_mutex_t lock;
-    atomic_bool renewed;        /* the content id, since opening */
-    struct vmdk_packed *packed; /* see read.c */
+    atomic_bool renewed;          /* the content id, since opening */
+    struct vmdk_packed *packed;   /* see read.c */
+    struct vmdk_compressor *idle; /* see pack.c */
 };
 
 extern const struct rhea_format_ops rhea_format_vmdk;

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "format/vmdk/sparse.h"
+#include "format/vmdk/stream.h"
 
 /* The part of [OFFSET, OFFSET + *LEN) in the first extent that has any; *AT is
  * relative to that. */
@@ -29,9 +30,6 @@ static int write_find(struct vmdk *v, uint64_t offset, uint64_t *len,
                               "guest offset %" PRIu64 " is in an extent that "
                               "can only be read",
                               offset);
-    if ((*x)->h.compressed)
-        return rhea_error_set(err, ENOTSUP,
-                              "streams can only be written to by convert");
     return 0;
 }
 
@@ -47,7 +45,9 @@ int vmdk_write(struct rhea_format *f, uint64_t offset, const void *buf,
         ret = write_find(v, offset, &n, &x, &at, err);
         if (ret)
             return ret;
-        if (x->has_blocks)
+        if (x->h.compressed)
+            ret = vmdk_stream_write(x, at, p, (size_t)n, err);
+        else if (x->has_blocks)
             ret = blocks_write(&x->blocks, at, p, (size_t)n, err);
         else
             ret = vmdk_renew_identity(f, err);
@@ -74,13 +74,15 @@ int vmdk_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
         ret = write_find(v, offset, &n, &x, &at, err);
         if (ret)
             return ret;
-        if (x->has_blocks)
+        if (x->h.compressed)
+            ret = vmdk_stream_write_zeroes(x, at, n, err);
+        else if (x->has_blocks)
             ret = blocks_write_zeroes(&x->blocks, at, n, unmap, err);
         else
             ret = vmdk_renew_identity(f, err);
         if (!ret && !x->has_blocks)
-            ret = rhea_storage_zero(x->file, x->flat_offset + at, n, unmap,
-                                    err);
+            ret =
+                rhea_storage_zero(x->file, x->flat_offset + at, n, unmap, err);
         offset += n;
         len -= n;
     }
