@@ -55,9 +55,9 @@ static int map_count_use(void *opaque, enum rhea_use use, uint64_t host,
 
 /*
  * Whether IMAGE may have data clusters that are holes of the file:
- * preallocated, and never written. Only QCOW2 preallocates. Its clusters and
- * the file's blocks are compared as roughly as QEMU does it, so that both tell
- * the same of an image.
+ * preallocated, and never written. Only QCOW2 preallocates, and fixed VHD,
+ * which has no clusters. QCOW2's and the file's blocks are compared as roughly
+ * as QEMU does it, so that both tell the same of an image.
  */
 static bool map_is_sparse(struct rhea_image *image)
 {
@@ -68,6 +68,8 @@ static bool map_is_sparse(struct rhea_image *image)
     struct rhea_format_info info;
 
     rhea_image_info(image, &info);
+    if (!strcmp(format->ops->name, "vpc"))
+        return !info.cluster_size;
     if (strcmp(format->ops->name, "qcow2") ||
         rhea_storage_size(storage, &size, NULL) < 0 ||
         rhea_file_stat(storage, &disk_size, &device, &inode) < 0)

@@ -39,7 +39,7 @@ int vpc_renew_identity(struct rhea_format *f, struct rhea_error *err)
                               "the image is open for reading only");
     if (v->begun)
         return 0;
-    if (!v->raw)
+    if (v->type != VPC_FIXED)
         return blocks_begin(&v->blocks, err);
     int ret = vpc_stamp_fixed(v, err);
     v->begun = !ret;
@@ -234,7 +234,7 @@ int vpc_set_backing(struct rhea_format *f, const char *file, const char *format,
     if (file && !*file)
         file = NULL;
     struct change c = {.v = v, .type = file ? VPC_DIFFERENCING : VPC_DYNAMIC};
-    if (v->raw)
+    if (v->type == VPC_FIXED)
         return rhea_error_set(err, ENOTSUP, "a fixed VHD cannot have a parent");
     RHEA_AUTO_FREE char *name = file ? strdup(file) : NULL;
     if (file && !name)
@@ -281,7 +281,7 @@ static int change_unuse(struct vpc *v, uint64_t from, uint64_t to,
 int vpc_make_empty(struct rhea_format *f, struct rhea_error *err)
 {
     struct vpc *v = vpc_of(f);
-    if (v->raw)
+    if (v->type == VPC_FIXED)
         return rhea_error_set(err, ENOTSUP, "a fixed VHD cannot be emptied");
     RHEA_LOCKED(&v->blocks.lock);
     int ret = blocks_change_begin(&v->blocks, err);
@@ -444,7 +444,8 @@ static int change_shrink(struct vpc *v, uint64_t size, struct rhea_error *err)
 static int change_check_size(const struct vpc *v, const struct rhea_resize *how,
                              struct rhea_error *err)
 {
-    uint64_t limit = v->raw ? UINT64_C(32767) << 30 : VPC_MAX_SIZE;
+    uint64_t limit =
+        v->type == VPC_FIXED ? UINT64_C(32767) << 30 : VPC_MAX_SIZE;
     if (!v->blocks.writable)
         return rhea_error_set(err, EACCES,
                               "the image is open for reading only");
@@ -475,7 +476,7 @@ int vpc_resize(struct rhea_format *f, const struct rhea_resize *how,
     int ret = change_check_size(v, how, err);
     if (ret)
         return ret;
-    if (v->raw)
+    if (v->type == VPC_FIXED)
         return vpc_resize_fixed(v, how, err);
     if (how->preallocation && strcmp(how->preallocation, "off") != 0)
         return rhea_error_set(err, ENOTSUP,

@@ -338,6 +338,28 @@ static int check_run(struct vpc_checker *c, unsigned fix,
     return ret;
 }
 
+/* All there is to a fixed image is the footer by which it was opened. */
+static int check_fixed(struct vpc_checker *c, struct rhea_error *err)
+{
+    struct vpc *v = c->v;
+    const struct vpc_copy *tail = &v->found.tail;
+    uint64_t end = tail->at + tail->length;
+    c->out->image_end = end;
+    if (end == v->found.file_size)
+        return 0;
+    check_tell(c, true,
+               "the footer is at offset %" PRIu64 ", and behind it are %" PRIu64
+               " bytes of nothing%s",
+               tail->at, v->found.file_size - end, c->fix ? "; cut off" : "");
+    if (!c->fix) {
+        c->out->corruptions++;
+        return 0;
+    }
+    c->out->corruptions_fixed++;
+    int ret = rhea_storage_truncate(v->base.storage, end, err);
+    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+}
+
 int vpc_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
               struct rhea_error *err)
 {
@@ -353,11 +375,8 @@ int vpc_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
                               "cannot repair: the image is open for reading "
                               "only");
     RHEA_LOCKED(&v->blocks.lock);
-    if (v->raw) {
-        /* The footer is what it was opened by. */
-        check->image_end = v->footer_at + v->found.tail.length;
-        return 0;
-    }
+    if (v->type == VPC_FIXED)
+        return check_fixed(&c, err);
     check->total_clusters = vpc_blocks(v);
     return check_run(&c, fix, err);
 }

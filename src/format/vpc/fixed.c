@@ -89,6 +89,65 @@ int vpc_stamp_fixed(struct vpc *v, struct rhea_error *err)
     return fixed_put_footer(v, v->footer_at, v->found.tail.length, err);
 }
 
+int vpc_check_fixed(struct vpc *v, struct rhea_error *err)
+{
+    if (v->base.size > v->footer_at)
+        return rhea_error_set(err, EINVAL,
+                              "the disk has %" PRIu64
+                              " bytes, of which the file has only %" PRIu64
+                              ": it has been cut off",
+                              v->base.size, v->footer_at);
+    return 0;
+}
+
+int vpc_map_fixed(struct vpc *v, uint64_t offset, uint64_t len,
+                  struct rhea_extent *extent, struct rhea_error *err)
+{
+    if (offset >= v->base.size || len == 0)
+        return rhea_error_set(
+            err, EINVAL,
+            "guest offset %" PRIu64 " lies past the end of the image", offset);
+    len = RHEA_MIN(len, v->base.size - offset);
+    *extent = (struct rhea_extent){
+        .kind = RHEA_EXTENT_DATA,
+        .length = len,
+        .has_host = true,
+        .host = offset,
+        .stored_length = len,
+        .storage = v->base.storage,
+    };
+    return 0;
+}
+
+static int fixed_begin(struct vpc *v, uint64_t offset, uint64_t len,
+                       struct rhea_error *err)
+{
+    if (!range_inside(offset, len, v->base.size))
+        return rhea_error_set(err, EINVAL,
+                              "cannot write %" PRIu64
+                              " bytes at guest offset %" PRIu64
+                              ": past the end of the image",
+                              len, offset);
+    return vpc_renew_identity(&v->base, err);
+}
+
+int vpc_write_fixed(struct vpc *v, uint64_t offset, const void *buf, size_t len,
+                    struct rhea_error *err)
+{
+    int ret = fixed_begin(v, offset, len, err);
+    rhea_storage_event(v->base.storage, "write_aio");
+    return ret ? ret
+               : rhea_storage_write(v->base.storage, buf, len, offset, err);
+}
+
+int vpc_zero_fixed(struct vpc *v, uint64_t offset, uint64_t len, bool unmap,
+                   struct rhea_error *err)
+{
+    int ret = fixed_begin(v, offset, len, err);
+    return ret ? ret
+               : rhea_storage_zero(v->base.storage, offset, len, unmap, err);
+}
+
 static int fixed_fill(struct vpc *v, uint64_t from, uint64_t to,
                       struct rhea_error *err)
 {
@@ -141,6 +200,6 @@ int vpc_resize_fixed(struct vpc *v, const struct rhea_resize *how,
         return ret;
     v->footer_at = v->found.tail.at = size;
     v->found.tail.length = VPC_FOOTER;
-    v->base.size = v->blocks.size = v->raw->size = size;
+    v->base.size = v->blocks.size = size;
     return 0;
 }

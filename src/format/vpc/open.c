@@ -86,26 +86,6 @@ static int open_read_footer(struct vpc *v, const char *calc,
     return vpc_size_of(v->footer, calc, &v->base.size, &v->use_chs, err);
 }
 
-/* The data are a raw image's, of that size. */
-static int open_fixed(struct vpc *v, const struct rhea_format_open *how,
-                      struct rhea_error *err)
-{
-    struct rhea_option size = {.name = "size"};
-    struct rhea_format_open raw = {
-        .storage = how->storage, .options = &size, .n_options = 1};
-    RHEA_AUTO_FREE char *text = NULL;
-    if (v->base.size > v->footer_at)
-        return rhea_error_set(err, EINVAL,
-                              "the disk has %" PRIu64
-                              " bytes, of which the file has only %" PRIu64
-                              ": it has been cut off",
-                              v->base.size, v->footer_at);
-    if (asprintf(&text, "%" PRIu64, v->base.size) < 0)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    size.value = text;
-    return rhea_format_find("raw")->open(&v->raw, &raw, err);
-}
-
 /* Which file the parent is. */
 static int open_find_parent(struct vpc *v, const struct rhea_format_open *how,
                             struct rhea_error *err)
@@ -176,8 +156,6 @@ static int open_parse_options(const struct rhea_format_open *how,
 
 static void vpc_destroy(struct vpc *v)
 {
-    if (v->raw)
-        v->raw->ops->close(v->raw, NULL);
     table_finish(&v->table);
     blocks_finish(&v->blocks);
     free(v->backing_file);
@@ -201,10 +179,9 @@ static int vpc_open(struct rhea_format **out,
 
     bool write = how->flags & RHEA_FORMAT_WRITE;
     ret = open_read_footer(v, calc, err);
-    if (!ret && v->type == VPC_FIXED)
-        ret = open_fixed(v, how, err);
-    else if (!ret)
-        ret = open_dynamic(v, how, err);
+    if (!ret)
+        ret = v->type == VPC_FIXED ? vpc_check_fixed(v, err)
+                                   : open_dynamic(v, how, err);
     if (!ret && write && v->type != VPC_FIXED)
         ret = open_dynamic_write(v, err);
     if (ret) {
@@ -220,8 +197,8 @@ static int vpc_open(struct rhea_format **out,
 static int vpc_flush(struct rhea_format *f, struct rhea_error *err)
 {
     struct vpc *v = vpc_of(f);
-    return v->raw ? rhea_storage_flush(f->storage, err)
-                  : blocks_flush(&v->blocks, err);
+    return v->type == VPC_FIXED ? rhea_storage_flush(f->storage, err)
+                                : blocks_flush(&v->blocks, err);
 }
 
 static int vpc_close(struct rhea_format *f, struct rhea_error *err)
@@ -242,46 +219,27 @@ static int vpc_map(struct rhea_format *f, uint64_t offset, uint64_t len,
                    struct rhea_extent *extent, struct rhea_error *err)
 {
     struct vpc *v = vpc_of(f);
-    return v->raw ? v->raw->ops->map(v->raw, offset, len, extent, err)
-                  : blocks_map(&v->blocks, offset, len, extent, err);
-}
-
-/* Before the guest's first write to a fixed image, whose footer is one sector
- * where it lies at a multiple of one; else a crash could tear it. */
-static int fixed_begin(struct vpc *v, uint64_t offset, uint64_t len,
-                       struct rhea_error *err)
-{
-    if (!v->blocks.writable)
-        return rhea_error_set(err, EACCES,
-                              "the image is open for reading only");
-    if (!range_inside(offset, len, v->base.size))
-        return rhea_error_set(err, EINVAL,
-                              "cannot write %" PRIu64
-                              " bytes at guest offset %" PRIu64
-                              ": past the end of the image",
-                              len, offset);
-    return vpc_renew_identity(&v->base, err);
+    return v->type == VPC_FIXED
+               ? vpc_map_fixed(v, offset, len, extent, err)
+               : blocks_map(&v->blocks, offset, len, extent, err);
 }
 
 static int vpc_write(struct rhea_format *f, uint64_t offset, const void *buf,
                      size_t len, struct rhea_error *err)
 {
     struct vpc *v = vpc_of(f);
-    if (!v->raw)
-        return blocks_write(&v->blocks, offset, buf, len, err);
-    int ret = fixed_begin(v, offset, len, err);
-    return ret ? ret : v->raw->ops->write(v->raw, offset, buf, len, err);
+    return v->type == VPC_FIXED
+               ? vpc_write_fixed(v, offset, buf, len, err)
+               : blocks_write(&v->blocks, offset, buf, len, err);
 }
 
 static int vpc_write_zeroes(struct rhea_format *f, uint64_t offset,
                             uint64_t len, bool unmap, struct rhea_error *err)
 {
     struct vpc *v = vpc_of(f);
-    if (!v->raw)
-        return blocks_write_zeroes(&v->blocks, offset, len, unmap, err);
-    int ret = fixed_begin(v, offset, len, err);
-    return ret ? ret
-               : v->raw->ops->write_zeroes(v->raw, offset, len, unmap, err);
+    return v->type == VPC_FIXED
+               ? vpc_zero_fixed(v, offset, len, unmap, err)
+               : blocks_write_zeroes(&v->blocks, offset, len, unmap, err);
 }
 
 /* Only what has its place can be given back: the file keeps a hole there. */
@@ -289,9 +247,9 @@ static int vpc_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
                        struct rhea_error *err)
 {
     struct vpc *v = vpc_of(f);
-    int ret = v->raw ? fixed_begin(v, offset, len, err) : 0;
-    if (v->raw)
-        return ret ? ret : v->raw->ops->discard(v->raw, offset, len, err);
+    int ret = 0;
+    if (v->type == VPC_FIXED)
+        return vpc_zero_fixed(v, offset, len, true, err);
     while (!ret && len) {
         struct rhea_extent x;
         ret = blocks_map(&v->blocks, offset, len, &x, err);

@@ -129,9 +129,6 @@ struct vpc {
     } parts[VPC_PARTS_MAX];
     unsigned n_parts;
 
-    /* Fixed: the data, as a raw image. */
-    struct rhea_format *raw;
-
     struct blocks blocks;
     struct table table; /* the block allocation table, and the bitmaps */
     uint64_t data_end;  /* the next block's place, not yet aligned; 0: not
@@ -340,6 +337,13 @@ int vpc_footer_search(struct rhea_storage *storage, uint64_t size,
                       struct vpc_copy *copy, struct rhea_error *err);
 /* With the lock held: a new time stamp, durable. */
 int vpc_stamp_fixed(struct vpc *v, struct rhea_error *err);
+int vpc_check_fixed(struct vpc *v, struct rhea_error *err);
+int vpc_map_fixed(struct vpc *v, uint64_t offset, uint64_t len,
+                  struct rhea_extent *extent, struct rhea_error *err);
+int vpc_write_fixed(struct vpc *v, uint64_t offset, const void *buf, size_t len,
+                    struct rhea_error *err);
+int vpc_zero_fixed(struct vpc *v, uint64_t offset, uint64_t len, bool unmap,
+                   struct rhea_error *err);
 int vpc_resize_fixed(struct vpc *v, const struct rhea_resize *how,
                      struct rhea_error *err);
 
