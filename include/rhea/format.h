@@ -107,6 +107,9 @@ RHEA_API void rhea_facts_free(struct rhea_facts *facts);
 struct rhea_format_info {
     uint64_t virtual_size;
     uint32_t cluster_size;        /* 0: none */
+    uint32_t part_size;           /* a new cluster, with nothing below, can be
+                                     written by such parts, and reads as zeroes
+                                     where none was; 0: better all at once */
     const char *backing_file;     /* NULL: none */
     const char *backing_format;   /* NULL: not stated, so it is probed */
     uint64_t backing_file_offset; /* where the name stands in the file */

@@ -372,6 +372,8 @@ static int convert_choose_unit(struct convert *c, struct rhea_error *err)
 
     rhea_image_info(c->target, &info);
     unit = info.cluster_size;
+    if (info.part_size && !c->options.compress)
+        unit = info.part_size;
     if (c->options.compress &&
         (!format->ops->write_compressed || !unit || unit > WINDOW_SIZE))
         return rhea_error_set(err, ENOTSUP,

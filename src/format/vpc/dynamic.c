@@ -9,7 +9,7 @@
  *      new time stamp, goes to the end of the blocks, over nothing that is in
  * use; flush; its copy at the beginning; flush; the file is cut off behind the
  *      footer. From then on all between blocks and footer is zeroes.
- *   2. The file grows in steps of RESERVE_BYTES (vpc_reserve): the footer is
+ *   2. The file grows in steps of RESERVE_BLOCKS (vpc_reserve): the footer is
  *      written at the new end; flush; the old one is overwritten with zeroes.
  *      So the file ends with a footer at all times, if the file system keeps
  *      the order in which data reach the file and its size; if not, the copy at
@@ -28,8 +28,8 @@
 #include "base/checked.h"
 #include "format/vpc/vpc.h"
 
-/* That the file grows by, at least. */
-enum { RESERVE_BYTES = 32 << 20 };
+/* That the file grows by, at least; 32 MiB as a rule. */
+enum { RESERVE_BLOCKS = 16 };
 
 static struct vpc *dynamic_of(struct blocks *b)
 {
@@ -163,16 +163,30 @@ static int dynamic_put_footer(struct vpc *v, uint64_t at,
     return ret ? ret : rhea_storage_flush(v->base.storage, err);
 }
 
+/* What a check goes by, when nothing is opened anew. */
+static void dynamic_note_footers(struct vpc *v)
+{
+    struct vpc_copy copy = {.state = VPC_GOOD, .length = VPC_FOOTER};
+    memcpy(copy.bytes, v->footer, VPC_FOOTER);
+    v->found.head = v->found.tail = copy;
+    v->found.tail.at = v->footer_at;
+    v->found.best = &v->found.tail;
+}
+
 int vpc_write_footers(struct vpc *v, struct rhea_error *err)
 {
     int ret = dynamic_put_footer(v, v->footer_at, err);
-    return ret ? ret : dynamic_put_footer(v, 0, err);
+    if (!ret)
+        ret = dynamic_put_footer(v, 0, err);
+    if (!ret)
+        dynamic_note_footers(v);
+    return ret;
 }
 
 static void dynamic_set_footer_at(struct vpc *v, uint64_t at)
 {
-    v->footer_at = at;
-    v->blocks.file_end = at + VPC_FOOTER;
+    v->footer_at = v->found.tail.at = at;
+    v->found.file_size = v->blocks.file_end = at + VPC_FOOTER;
     if (v->blocks.grown)
         v->blocks.grown = v->blocks.file_end;
 }
@@ -249,7 +263,8 @@ int vpc_reserve(struct vpc *v, uint64_t end, struct rhea_error *err)
     uint64_t old = v->footer_at;
     if (end <= old)
         return 0;
-    uint64_t at = align_up(end, VPC_SECTOR) + RESERVE_BYTES;
+    uint64_t at = align_up(end, VPC_SECTOR) +
+                  (uint64_t)RESERVE_BLOCKS * v->block_size;
     int ret = dynamic_put_footer(v, at, err);
     if (!ret)
         ret = rhea_storage_write(v->base.storage, zeroes, VPC_FOOTER, old, err);

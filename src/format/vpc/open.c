@@ -24,7 +24,10 @@
 #include "format/option.h"
 #include "format/vpc/vpc.h"
 
-enum { CACHE_BYTES = 4 << 20 };
+enum {
+    CACHE_BYTES = 4 << 20,
+    PART_BYTES = 4096, /* as fine as other programs leave zeroes out */
+};
 
 static int vpc_probe(const uint8_t *head, size_t len)
 {
@@ -128,7 +131,15 @@ static int open_dynamic(struct vpc *v, const struct rhea_format_open *how,
     return ret;
 }
 
-/* Blocks that are not all there must not be written to. */
+static bool open_footers_are_good(const struct vpc *v)
+{
+    const struct vpc_found *found = &v->found;
+    return found->tail.state == VPC_GOOD && found->head.state == VPC_GOOD &&
+           memcmp(found->tail.bytes, found->head.bytes, VPC_FOOTER) == 0;
+}
+
+/* Blocks that are not all there must not be written to. What a crash can have
+ * left of the footers is mended. */
 static int open_dynamic_write(struct vpc *v, struct rhea_error *err)
 {
     int ret = vpc_find_data_end(v, err);
@@ -139,6 +150,8 @@ static int open_dynamic_write(struct vpc *v, struct rhea_error *err)
                              ": it has been cut off, or is damaged ('check' "
                              "tells more)",
                              v->data_end, v->footer_at);
+    if (!ret && !v->lenient && !open_footers_are_good(v))
+        ret = vpc_settle(v, err);
     return ret;
 }
 
@@ -270,6 +283,7 @@ static void vpc_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){
         .virtual_size = f->size,
         .cluster_size = v->block_size,
+        .part_size = RHEA_MIN(v->block_size, PART_BYTES),
         .backing_file = v->backing_file,
     };
     if (v->backing_file)
