@@ -356,8 +356,7 @@ static int check_fixed(struct vpc_checker *c, struct rhea_error *err)
         return 0;
     }
     c->out->corruptions_fixed++;
-    int ret = rhea_storage_truncate(v->base.storage, end, err);
-    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+    return vpc_mend_fixed(v, err);
 }
 
 int vpc_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,

@@ -100,6 +100,18 @@ int vpc_check_fixed(struct vpc *v, struct rhea_error *err)
     return 0;
 }
 
+/* What a crash has left behind the footer is cut off. */
+int vpc_mend_fixed(struct vpc *v, struct rhea_error *err)
+{
+    uint64_t end = v->found.tail.at + v->found.tail.length;
+    if (end == v->found.file_size)
+        return 0;
+    int ret = rhea_storage_truncate(v->base.storage, end, err);
+    if (!ret)
+        v->found.file_size = end;
+    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+}
+
 int vpc_map_fixed(struct vpc *v, uint64_t offset, uint64_t len,
                   struct rhea_extent *extent, struct rhea_error *err)
 {

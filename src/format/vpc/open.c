@@ -197,6 +197,8 @@ static int vpc_open(struct rhea_format **out,
                                    : open_dynamic(v, how, err);
     if (!ret && write && v->type != VPC_FIXED)
         ret = open_dynamic_write(v, err);
+    else if (!ret && write && !v->lenient)
+        ret = vpc_mend_fixed(v, err);
     if (ret) {
         vpc_destroy(v);
         return ret;

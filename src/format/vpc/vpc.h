@@ -338,6 +338,7 @@ int vpc_footer_search(struct rhea_storage *storage, uint64_t size,
 /* With the lock held: a new time stamp, durable. */
 int vpc_stamp_fixed(struct vpc *v, struct rhea_error *err);
 int vpc_check_fixed(struct vpc *v, struct rhea_error *err);
+int vpc_mend_fixed(struct vpc *v, struct rhea_error *err);
 int vpc_map_fixed(struct vpc *v, uint64_t offset, uint64_t len,
                   struct rhea_extent *extent, struct rhea_error *err);
 int vpc_write_fixed(struct vpc *v, uint64_t offset, const void *buf, size_t len,
