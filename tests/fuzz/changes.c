@@ -247,8 +247,7 @@ static void changes_amend(struct changes *c)
         {"refcount_bits", "64"}, {"refcount_bits", "1"},
         {"refcount_bits", "16"}, {"lazy_refcounts", "on"},
     };
-    const struct rhea_option *o =
-        &all[changes_random(c, RHEA_ARRAY_SIZE(all))];
+    const struct rhea_option *o = &all[changes_random(c, RHEA_ARRAY_SIZE(all))];
 
     if (c->ops->amend)
         c->ops->amend(c->f, o, 1, false, NULL, NULL);

@@ -50,9 +50,9 @@ static int blkdebug_child(void *opaque, const char *child, const char *name,
  * that did not fail. */
 static void blkdebug_use(struct rhea_storage *s)
 {
-    static const char *const events[] = {"read_aio", "write_aio", "l2_load",
-                                         "cluster_alloc", "flush_to_disk",
-                                         "none"};
+    static const char *const events[] = {"read_aio",      "write_aio",
+                                         "l2_load",       "cluster_alloc",
+                                         "flush_to_disk", "none"};
     uint8_t model[4096] = {0}, bytes[512], got[512];
     bool known[8];
 
@@ -101,8 +101,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct blkdebug_rules rules = {0};
     char name[64];
-    int fd = blkdebug_file(data, RHEA_MIN(size, (size_t)MOST), name,
-                           sizeof(name));
+    int fd =
+        blkdebug_file(data, RHEA_MIN(size, (size_t)MOST), name, sizeof(name));
 
     if (blkdebug_rules_read(&rules, name, NULL) == 0)
         blkdebug_look(&rules);

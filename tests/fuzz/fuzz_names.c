@@ -111,8 +111,8 @@ static bool names_ends_with(const char *name, const char *end)
 /* Whether an option leads out of this process, or makes it wait. */
 static bool names_is_outside(const struct storage_option *o)
 {
-    static const char *const inside[] = {"raw",     "qcow2",    "qed", "luks",
-                                         "null-co", "null-aio", "blkdebug"};
+    static const char *const inside[] = {
+        "raw", "qcow2", "qed", "luks", "null-co", "null-aio", "blkdebug"};
 
     if (names_ends_with(o->name, "driver")) {
         for (size_t i = 0; i < RHEA_ARRAY_SIZE(inside); i++)
@@ -159,8 +159,8 @@ static bool names_is_utf8(const struct storage_options *options)
     bool is = true;
 
     for (size_t i = 0; is && i < options->n; i++) {
-        json_t *text = json_pack("[ss]", options->items[i].name,
-                                 options->items[i].value);
+        json_t *text =
+            json_pack("[ss]", options->items[i].name, options->items[i].value);
 
         is = text != NULL;
         json_decref(text);

@@ -563,7 +563,9 @@ static int check_fix_snapshots(struct qcow2_checker *c)
     }
     c->result->corruptions = 0;
     c->result->corruptions_fixed += c->table_faults;
-    return 0;
+    /* What shared a cluster with the old table has it alone now. */
+    r = qcow2_check_copied(c);
+    return r == 0 ? rhea_storage_flush(q->f.storage, c->err) : r;
 }
 
 /* All is in order, so the bits that said otherwise go. */

@@ -132,6 +132,11 @@ int qcow2_snapshots_read_repair(struct qcow2 *q,
     q->snapshots_length = 0;
     if (!q->n_snapshots)
         return 0;
+    /* What is opened to be checked may have any number. */
+    if (q->n_snapshots > QCOW2_MAX_SNAPSHOTS)
+        return rhea_error_set(err, EFBIG,
+                              "%" PRIu32 " snapshots are more than %u",
+                              q->n_snapshots, QCOW2_MAX_SNAPSHOTS);
     q->snapshots = calloc(q->n_snapshots, sizeof(*q->snapshots));
     if (!q->snapshots)
         return rhea_error_set(err, ENOMEM, "out of memory");
