@@ -12,12 +12,12 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 
 #include "base/bitmap.h"
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/finding.h"
 #include "format/qed.h"
 
 struct qed_checker {
@@ -27,20 +27,6 @@ struct qed_checker {
     bool fix;
     uint64_t last_data; /* of this L2 table; 0: none yet */
 };
-
-RHEA_PRINTF(3, 4)
-static void check_tell(struct qed_checker *c, bool is_error, const char *fmt,
-                       ...)
-{
-    if (!c->out->finding)
-        return;
-    char text[256];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    c->out->finding(c->out->opaque, is_error, text);
-}
 
 /* Mark LENGTH bytes of clusters; how many of them were marked before. */
 static uint64_t check_mark(struct qed_checker *c, uint64_t offset,
@@ -54,7 +40,7 @@ static uint64_t check_mark(struct qed_checker *c, uint64_t offset,
     bitmap_set(&c->used, first, count);
     c->out->corruptions += twice;
     if (twice)
-        check_tell(c, true,
+        check_tell(c->out, true,
                    "the cluster at offset %" PRIu64
                    " is used more than once (%" PRIu64 " of %" PRIu64
                    " clusters)",
@@ -65,8 +51,8 @@ static uint64_t check_mark(struct qed_checker *c, uint64_t offset,
 static void check_invalid(struct qed_checker *c, const char *what,
                           uint64_t offset)
 {
-    check_tell(c, true, "%s at offset %" PRIu64 ", where none can be%s", what,
-               offset, c->fix ? "; dropped" : "");
+    check_tell(c->out, true, "%s at offset %" PRIu64 ", where none can be%s",
+               what, offset, c->fix ? "; dropped" : "");
     if (c->fix)
         c->out->corruptions_fixed++;
     else
@@ -112,8 +98,9 @@ static int check_l2(struct qed_checker *c, struct qed_scan *scan,
         struct rhea_error why;
         if (qed_scan_next(scan, &why)) {
             c->out->errors++;
-            check_tell(c, true, "the L2 table at offset %" PRIu64 ": %.160s",
-                       table, why.text);
+            check_tell(c->out, true,
+                       "the L2 table at offset %" PRIu64 ": %.160s", table,
+                       why.text);
             return 0;
         }
         if (!scan->n_entries)
@@ -201,7 +188,7 @@ static int check_leaks(struct qed_checker *c, unsigned fix,
     }
     c->out->leaks += tail;
     if (c->out->leaks)
-        check_tell(c, false, "%" PRIu64 " clusters are used by nobody",
+        check_tell(c->out, false, "%" PRIu64 " clusters are used by nobody",
                    c->out->leaks);
     return 0;
 }

@@ -6,32 +6,19 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/finding.h"
 #include "format/vdi_check.h"
-
-RHEA_PRINTF(3, 4)
-static void check_tell(struct vdi_checker *c, bool is_error, const char *fmt,
-                       ...)
-{
-    if (!c->out->finding)
-        return;
-    char text[256];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    c->out->finding(c->out->opaque, is_error, text);
-}
 
 static void check_bad(struct vdi_checker *c, uint32_t index, uint32_t number,
                       const char *what)
 {
-    check_tell(c, true, "guest offset %" PRIu64 " is in block %" PRIu32 ", %s",
+    check_tell(c->out, true,
+               "guest offset %" PRIu64 " is in block %" PRIu32 ", %s",
                (uint64_t)index * c->v->head.block_size, number, what);
 }
 
@@ -99,12 +86,12 @@ static void check_head(struct vdi_checker *c)
     const struct vdi_head *h = &c->v->head;
     uint64_t end = bitmap_end(&c->used);
     if (h->count < RHEA_MIN(end, h->blocks))
-        check_tell(c, true,
+        check_tell(c->out, true,
                    "the header counts %" PRIu32 " blocks in the file, but "
                    "there are %" PRIu64 ": the next one would replace another",
                    h->count, end);
     else if (h->count > h->blocks)
-        check_tell(c, true,
+        check_tell(c->out, true,
                    "the header counts %" PRIu32 " blocks in the file, of "
                    "%" PRIu32 " that can be",
                    h->count, h->blocks);
@@ -121,7 +108,7 @@ static uint64_t check_leaks(struct vdi_checker *c)
     uint64_t leaks = there > n_used ? there - n_used : 0;
     c->out->image_end = vdi_end(c->v, bitmap_end(&c->used));
     if (leaks)
-        check_tell(c, false,
+        check_tell(c->out, false,
                    "%" PRIu64 " blocks of the file are used by nobody", leaks);
     return leaks;
 }

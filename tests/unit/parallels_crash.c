@@ -17,8 +17,8 @@ static struct rhea_format_ops ops;
 static struct rhea_storage *make(bool over, uint64_t seed)
 {
     const struct hds_layout layout = {.size = SIZE,
-                                      .cluster_size = seed % 4 < 2 ? 4096
-                                                                   : 63 * 512,
+                                      .cluster_size =
+                                          seed % 4 < 2 ? 4096 : 63 * 512,
                                       .extended = seed % 3};
     struct rhea_storage *s;
     if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err) ||
@@ -226,9 +226,8 @@ static void a_crash_while_resizing_loses_nothing(void)
     for (uint64_t seed = 1; seed <= 12; seed++) {
         uint64_t random = seed;
         struct change c;
-        const struct hds_layout layout = {.size = SIZE,
-                                          .cluster_size = 512,
-                                          .extended = seed % 2};
+        const struct hds_layout layout = {
+            .size = SIZE, .cluster_size = 512, .extended = seed % 2};
         struct rhea_storage *s;
         ops = *rhea_format_find("parallels");
         CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err);

@@ -16,12 +16,12 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/finding.h"
 #include "format/parallels/hds.h"
 
 enum { COPY_BYTES = 1 << 20 };
@@ -36,20 +36,6 @@ struct hds_checker {
     uint64_t previous;  /* host of the entry before; 0: none */
     uint64_t next;      /* the entry behind that */
 };
-
-RHEA_PRINTF(3, 4)
-static void check_tell(struct hds_checker *c, bool is_error, const char *fmt,
-                       ...)
-{
-    if (!c->out->finding)
-        return;
-    char text[256];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    c->out->finding(c->out->opaque, is_error, text);
-}
 
 static bool check_fixes(const struct hds_checker *c)
 {
@@ -123,7 +109,7 @@ static int check_copy(struct hds_checker *c, uint64_t index, uint64_t host,
 static int check_twice(struct hds_checker *c, uint64_t index, uint64_t host,
                        struct rhea_error *err)
 {
-    check_tell(c, true,
+    check_tell(c->out, true,
                "cluster %" PRIu64 " shares its place at offset %" PRIu64 "%s",
                index, host, check_fixes(c) ? "; it was given its own" : "");
     check_count(c);
@@ -133,7 +119,7 @@ static int check_twice(struct hds_checker *c, uint64_t index, uint64_t host,
 static int check_outside(struct hds_checker *c, uint64_t index, uint64_t host,
                          struct rhea_error *err)
 {
-    check_tell(c, true,
+    check_tell(c->out, true,
                "cluster %" PRIu64 " is at offset %" PRIu64
                ", where none can be%s",
                index, host, check_fixes(c) ? "; dropped" : "");
@@ -147,7 +133,7 @@ static int check_cut_off(struct hds_checker *c, uint64_t index, uint64_t host,
                          struct rhea_error *err)
 {
     uint64_t end = host + c->h->cluster_size;
-    check_tell(c, true,
+    check_tell(c->out, true,
                "cluster %" PRIu64 " at offset %" PRIu64
                " is cut off by the end of the file%s",
                index, host, check_fixes(c) ? ", which was moved" : "");
@@ -187,7 +173,7 @@ static int check_unclean(struct hds_checker *c)
 {
     if (!c->h->unclean)
         return 0;
-    check_tell(c, true, "the image was not closed%s",
+    check_tell(c->out, true, "the image was not closed%s",
                check_fixes(c) ? "; it is now" : "");
     check_count(c);
     return 0;
@@ -198,7 +184,7 @@ static int check_start(struct hds_checker *c, struct rhea_error *err)
     struct hds *h = c->h;
     if (!h->wrong_start)
         return 0;
-    check_tell(c, true,
+    check_tell(c->out, true,
                "the header is wrong about where data can be: it is from "
                "offset %" PRIu64 " on%s",
                h->data_start, check_fixes(c) ? ", which it now says" : "");
@@ -215,7 +201,7 @@ static int check_empty(struct hds_checker *c, struct rhea_error *err)
     struct hds *h = c->h;
     if (!h->empty_flag || !c->out->allocated_clusters)
         return 0;
-    check_tell(c, true, "the header says that the image is empty%s",
+    check_tell(c->out, true, "the header says that the image is empty%s",
                check_fixes(c) ? "; not any more" : "");
     check_count(c);
     if (!check_fixes(c))
@@ -246,8 +232,8 @@ static int check_extension(struct hds_checker *c, struct rhea_error *err)
     /* A stale one is nobody's any more. */
     if (ret || !h->ext.broken || h->ext.stale)
         return ret;
-    check_tell(c, true, "the format extension is damaged: %s%s", h->ext.why,
-               check_fixes(c) ? "; dropped" : "");
+    check_tell(c->out, true, "the format extension is damaged: %s%s",
+               h->ext.why, check_fixes(c) ? "; dropped" : "");
     check_count(c);
     if (!check_fixes(c))
         return 0;
@@ -266,7 +252,7 @@ static int check_end(struct hds_checker *c, struct rhea_error *err)
         return 0;
     uint64_t count = div_up(c->file_size - c->end, h->cluster_size);
     bool fix = (c->fix & RHEA_FIX_LEAKS) && !c->out->corruptions;
-    check_tell(c, false,
+    check_tell(c->out, false,
                "%" PRIu64 " bytes at the end of the file are unused%s",
                c->file_size - c->end, fix ? "; cut off" : "");
     if (!fix) {

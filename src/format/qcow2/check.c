@@ -11,23 +11,8 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 
 #include "format/qcow2/check.h"
-
-void qcow2_check_finding(struct qcow2_checker *c, bool is_error,
-                         const char *fmt, ...)
-{
-    char text[256];
-    va_list args;
-
-    if (!c->result->finding)
-        return;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    c->result->finding(c->result->opaque, is_error, text);
-}
 
 int qcow2_tally_reserve(struct qcow2_tally *t, uint64_t n,
                         struct rhea_error *err)
@@ -103,10 +88,10 @@ int qcow2_check_refer(struct qcow2_checker *c, uint64_t host, uint64_t length)
         c->result->corruptions++;
         /* A small file can have very many of these. */
         if (c->overflows++ < QCOW2_OVERFLOWS_TOLD)
-            qcow2_check_finding(c, true,
-                                "cluster %" PRIu64
-                                " has more references than a refcount can hold",
-                                i);
+            check_tell(c->result, true,
+                       "cluster %" PRIu64
+                       " has more references than a refcount can hold",
+                       i);
     }
     return 0;
 }
@@ -444,10 +429,10 @@ static int check_shorten_table(struct qcow2_checker *c,
     r = qcow2_snapshots_read_repair(q, fix ? repair : NULL, c->err);
     if (r < 0 || !repair->discarded)
         return r;
-    qcow2_check_finding(c, false,
-                        "Removing %" PRIu32
-                        " snapshots that lie past the table's limits",
-                        repair->discarded);
+    check_tell(c->result, false,
+               "Removing %" PRIu32
+               " snapshots that lie past the table's limits",
+               repair->discarded);
     r = qcow2_snapshots_write_count(q, c->err);
     if (r == 0)
         c->result->corruptions_fixed += repair->discarded;
@@ -466,16 +451,15 @@ static int check_snapshot_table(struct qcow2_checker *c)
         return r;
     }
     if (repair.cut)
-        qcow2_check_finding(c, false,
-                            "Cutting off extra data of %" PRIu32
-                            " snapshots that have too much",
-                            repair.cut);
+        check_tell(c->result, false,
+                   "Cutting off extra data of %" PRIu32
+                   " snapshots that have too much",
+                   repair.cut);
     incomplete = qcow2_snapshots_incomplete(q);
     if (incomplete)
-        qcow2_check_finding(c, true,
-                            "%" PRIu32
-                            " snapshots lack data that this version requires",
-                            incomplete);
+        check_tell(c->result, true,
+                   "%" PRIu32 " snapshots lack data that this version requires",
+                   incomplete);
     c->table_faults = incomplete + repair.cut;
     return 0;
 }

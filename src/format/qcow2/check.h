@@ -3,6 +3,7 @@
 #ifndef RHEA_FORMAT_QCOW2_CHECK_H
 #define RHEA_FORMAT_QCOW2_CHECK_H
 
+#include "format/finding.h"
 #include "format/qcow2/qcow2.h"
 
 /* References found, one number a host cluster, in the packing of refcount
@@ -46,12 +47,9 @@ static inline uint64_t qcow2_tally_get(const struct qcow2_tally *t, uint64_t i)
 int qcow2_tally_reserve(struct qcow2_tally *t, uint64_t n,
                         struct rhea_error *err);
 
-/* Say what was found. */
-void qcow2_check_finding(struct qcow2_checker *c, bool is_error,
-                         const char *fmt, ...) RHEA_PRINTF(3, 4);
-/* The same, and count a corruption. */
+/* Tell of it, and count a corruption. */
 #define qcow2_check_corruption(c, ...)                                         \
-    ((c)->result->corruptions++, qcow2_check_finding((c), true, __VA_ARGS__))
+    ((c)->result->corruptions++, check_tell((c)->result, true, __VA_ARGS__))
 
 /* check.c: forget what was seen, for another L1 table. */
 int qcow2_check_unsee(struct qcow2_checker *c);

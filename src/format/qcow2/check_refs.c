@@ -14,13 +14,12 @@ static void check_mismatch(struct qcow2_checker *c, uint64_t cluster,
     bool leak = refcount > references;
     bool repair = refcount && fix & (leak ? RHEA_FIX_LEAKS : RHEA_FIX_ERRORS);
 
-    qcow2_check_finding(c, !leak && !repair,
-                        "%scluster %" PRIu64 " refcount=%" PRIu64
-                        " reference=%" PRIu64,
-                        repair ? "Repairing "
-                        : leak ? "Leaked "
-                               : "",
-                        cluster, refcount, references);
+    check_tell(c->result, !leak && !repair,
+               "%scluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+               repair ? "Repairing "
+               : leak ? "Leaked "
+                      : "",
+               cluster, refcount, references);
     if (!refcount)
         c->rebuild = true;
     else if (repair &&
@@ -91,10 +90,10 @@ static unsigned check_table_flags(struct qcow2_checker *c, uint8_t *table,
             !check_flag_wrong(c, entry, qcow2_external(q), &refcount))
             continue;
         c->result->corruptions++;
-        qcow2_check_finding(c, !repair,
-                            "%sOFLAG_COPIED data cluster: l2_entry=%" PRIx64
-                            " refcount=%" PRIu64,
-                            repair ? "Repairing " : "", entry, refcount);
+        check_tell(c->result, !repair,
+                   "%sOFLAG_COPIED data cluster: l2_entry=%" PRIx64
+                   " refcount=%" PRIu64,
+                   repair ? "Repairing " : "", entry, refcount);
         if (repair)
             store_be64(at, entry ^ QCOW2_COPIED);
         wrong++;
@@ -140,10 +139,10 @@ static int check_l1_copied(struct qcow2_checker *c, uint32_t i, bool repair)
     if (!check_flag_wrong(c, q->l1[i], false, &refcount))
         return 0;
     c->result->corruptions++;
-    qcow2_check_finding(c, !repair,
-                        "%sOFLAG_COPIED L2 cluster: l1_index=%" PRIu32
-                        " l1_entry=%" PRIx64 " refcount=%" PRIu64,
-                        repair ? "Repairing " : "", i, q->l1[i], refcount);
+    check_tell(c->result, !repair,
+               "%sOFLAG_COPIED L2 cluster: l1_index=%" PRIu32
+               " l1_entry=%" PRIx64 " refcount=%" PRIu64,
+               repair ? "Repairing " : "", i, q->l1[i], refcount);
     if (!repair)
         return 0;
     store_be64(entry, q->l1[i] ^ QCOW2_COPIED);

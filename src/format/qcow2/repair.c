@@ -203,7 +203,7 @@ int qcow2_refs_rebuild(struct qcow2_checker *c)
         .c = c, .per_block = 1ULL << c->q->block_bits, .hint = 1};
     int r;
 
-    qcow2_check_finding(c, false, "Rebuilding refcount structure");
+    check_tell(c->result, false, "Rebuilding refcount structure");
     r = rebuild_place(&b);
     if (r == 0)
         r = rebuild_write(&b);

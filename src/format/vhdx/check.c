@@ -17,7 +17,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +24,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/finding.h"
 #include "format/vhdx/vhdx.h"
 
 /* Findings that are told; all are counted. */
@@ -38,20 +38,6 @@ struct vhdx_checker {
     unsigned told;
     uint64_t first; /* MiB of the first block; UINT64_MAX: there is none yet */
 };
-
-RHEA_PRINTF(3, 4)
-static void check_tell(struct vhdx_checker *c, bool is_error, const char *fmt,
-                       ...)
-{
-    char text[256];
-    va_list args;
-    if (!c->out->finding || c->told++ >= TOLD_MAX)
-        return;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    c->out->finding(c->out->opaque, is_error, text);
-}
 
 static void check_count(struct vhdx_checker *c, bool fixed)
 {
@@ -67,7 +53,7 @@ static int check_replay(struct vhdx_checker *c, unsigned fix,
                         struct rhea_error *err)
 {
     struct vhdx *v = c->v;
-    check_tell(c, true,
+    check_tell(c->out, true,
                "the log has %" PRIu32 " changes that are not in their "
                "places%s",
                v->replay.n, fix ? "; replayed" : "");
@@ -88,7 +74,8 @@ static int check_replay(struct vhdx_checker *c, unsigned fix,
 static int check_torn(struct vhdx_checker *c, struct rhea_error *err)
 {
     struct vhdx *v = c->v;
-    check_tell(c, true, "the log is damaged%s", c->fix ? "; given up" : "");
+    check_tell(c->out, true, "the log is damaged%s",
+               c->fix ? "; given up" : "");
     check_count(c, c->fix);
     if (!c->fix)
         return 0;
@@ -110,7 +97,7 @@ static int check_header(struct vhdx_checker *c, struct rhea_error *err)
 {
     if (!c->v->other_bad)
         return 0;
-    check_tell(c, true, "one of the two headers is damaged%s",
+    check_tell(c->out, true, "one of the two headers is damaged%s",
                c->fix ? "; written anew" : "");
     check_count(c, c->fix);
     if (!c->fix)
@@ -148,7 +135,7 @@ static int check_regions(struct vhdx_checker *c, struct rhea_error *err)
 {
     if (!c->v->bad_regions)
         return 0;
-    check_tell(c, true, "one of the two region tables is damaged%s",
+    check_tell(c->out, true, "one of the two region tables is damaged%s",
                c->fix ? "; written anew" : "");
     check_count(c, c->fix);
     return c->fix ? check_write_regions(c->v, err) : 0;
@@ -165,7 +152,7 @@ static void check_mark(struct vhdx_checker *c, const char *what,
     if (first >= last)
         return;
     if (bitmap_any(&c->used, first, last - first)) {
-        check_tell(c, true,
+        check_tell(c->out, true,
                    "%s at offset %" PRIu64 " overlaps another one or tables",
                    what, offset);
         c->out->corruptions++;
@@ -191,7 +178,7 @@ static int check_invalid(struct vhdx_checker *c, const struct check_entry *e,
                          const char *why, bool fix, uint64_t to,
                          struct rhea_error *err)
 {
-    check_tell(c, true,
+    check_tell(c->out, true,
                "the %s of guest offset %" PRIu64 " has entry 0x%" PRIx64
                ", which %s%s",
                e->is_bitmap ? "sector bitmap" : "block",
@@ -263,7 +250,8 @@ static int check_read(struct vhdx_checker *c, struct check_entry *e,
     struct rhea_error why;
     if (vhdx_bat_get(c->v, e->place, &e->entry, &why)) {
         c->out->errors++;
-        check_tell(c, true, "the block allocation table: %.160s", why.text);
+        check_tell(c->out, true, "the block allocation table: %.160s",
+                   why.text);
         return 0;
     }
     return check_one(c, e, err);
@@ -369,7 +357,8 @@ static int check_leaks(struct vhdx_checker *c, unsigned fix,
     }
     leaks += check_blocks(c, tail);
     if (leaks)
-        check_tell(c, false, "%" PRIu64 " blocks are used by nobody", leaks);
+        check_tell(c->out, false, "%" PRIu64 " blocks are used by nobody",
+                   leaks);
     c->out->leaks += leaks;
     return 0;
 }

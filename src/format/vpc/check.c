@@ -16,7 +16,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,6 +23,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/finding.h"
 #include "format/vpc/vpc.h"
 
 /* The file is looked at in windows of so many sectors, 512 GiB, with a bit for
@@ -43,20 +43,6 @@ struct vpc_checker {
     uint64_t free_run;  /* sectors that nobody uses, up to this window */
 };
 
-RHEA_PRINTF(3, 4)
-static void check_tell(struct vpc_checker *c, bool is_error, const char *fmt,
-                       ...)
-{
-    if (!c->out->finding)
-        return;
-    char text[256];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    c->out->finding(c->out->opaque, is_error, text);
-}
-
 /* --- Footers and header --- */
 
 static const char *check_state_text(enum vpc_state state)
@@ -71,15 +57,15 @@ static void check_footers(struct vpc_checker *c)
     bool head = found->head.state == VPC_GOOD;
     const char *fixed = c->fix ? "; written anew" : "";
     if (!tail)
-        check_tell(c, true, "the footer at the end of the file %s%s",
+        check_tell(c->out, true, "the footer at the end of the file %s%s",
                    check_state_text(found->tail.state), fixed);
     if (!head)
-        check_tell(c, true, "the copy of the footer at the beginning %s%s",
+        check_tell(c->out, true, "the copy of the footer at the beginning %s%s",
                    check_state_text(found->head.state), fixed);
     bool differ = tail && head &&
                   memcmp(found->tail.bytes, found->head.bytes, VPC_FOOTER) != 0;
     if (differ)
-        check_tell(c, true,
+        check_tell(c->out, true,
                    "the footer at the end of the file and its copy at the "
                    "beginning differ; the one at the end counts%s",
                    fixed);
@@ -91,7 +77,7 @@ static int check_header(struct vpc_checker *c, struct rhea_error *err)
     struct vpc *v = c->v;
     if (!v->header_was_wrong)
         return 0;
-    check_tell(c, true, "the dynamic disk header has a wrong checksum%s",
+    check_tell(c->out, true, "the dynamic disk header has a wrong checksum%s",
                c->fix ? "; corrected" : "");
     if (!c->fix) {
         c->out->corruptions++;
@@ -124,14 +110,14 @@ static int check_bitmap(struct vpc_checker *c, uint64_t block, uint64_t start,
     if (rhea_storage_read(c->v->base.storage, bitmap, sizeof(bitmap), start,
                           &why)) {
         c->out->errors++;
-        check_tell(c, true, "the bitmap of block %" PRIu64 ": %.160s", block,
-                   why.text);
+        check_tell(c->out, true, "the bitmap of block %" PRIu64 ": %.160s",
+                   block, why.text);
         return 0;
     }
     if (!vpc_footer_is_good(bitmap))
         return 0;
     bool fix = c->fix && c->v->type == VPC_DYNAMIC;
-    check_tell(c, true,
+    check_tell(c->out, true,
                "block %" PRIu64 " begins with a footer, not with a bitmap%s",
                block, fix ? "; all its sectors count from now on" : "");
     if (!fix) {
@@ -145,7 +131,7 @@ static int check_bitmap(struct vpc_checker *c, uint64_t block, uint64_t start,
 static int check_drop(struct vpc_checker *c, uint64_t block, uint64_t count,
                       uint32_t entry, struct rhea_error *err)
 {
-    check_tell(c, true,
+    check_tell(c->out, true,
                "%" PRIu64 " block(s) from %" PRIu64 " on: offset %" PRIu64
                " is none where a block can be%s",
                count, block, (uint64_t)entry * VPC_SECTOR,
@@ -163,7 +149,7 @@ static int check_drop(struct vpc_checker *c, uint64_t block, uint64_t count,
 
 static void check_cut_off(struct vpc_checker *c, uint64_t block, uint64_t end)
 {
-    check_tell(c, true,
+    check_tell(c->out, true,
                "the end of the file cuts off the last %" PRIu64
                " bytes of block %" PRIu64 "%s",
                end - c->v->footer_at, block,
@@ -220,7 +206,7 @@ static int check_mark_entry(void *opaque, uint64_t block, uint64_t count,
         return 0;
     if (bitmap_any(&c->used, first, n)) {
         c->out->corruptions++;
-        check_tell(c, true,
+        check_tell(c->out, true,
                    "block %" PRIu64 " at offset %" PRIu64
                    " overlaps another block",
                    block, start);
@@ -314,7 +300,7 @@ static int check_finish(struct vpc_checker *c, unsigned fix,
     }
     c->out->leaks += tail;
     if (c->out->leaks)
-        check_tell(c, false,
+        check_tell(c->out, false,
                    "there is room for %" PRIu64 " blocks that nobody uses",
                    c->out->leaks);
     return ret ? ret : fix ? rhea_storage_flush(v->base.storage, err) : 0;
@@ -347,7 +333,7 @@ static int check_fixed(struct vpc_checker *c, struct rhea_error *err)
     c->out->image_end = end;
     if (end == v->found.file_size)
         return 0;
-    check_tell(c, true,
+    check_tell(c->out, true,
                "the footer is at offset %" PRIu64 ", and behind it are %" PRIu64
                " bytes of nothing%s",
                tail->at, v->found.file_size - end, c->fix ? "; cut off" : "");

@@ -263,8 +263,8 @@ int vpc_reserve(struct vpc *v, uint64_t end, struct rhea_error *err)
     uint64_t old = v->footer_at;
     if (end <= old)
         return 0;
-    uint64_t at = align_up(end, VPC_SECTOR) +
-                  (uint64_t)RESERVE_BLOCKS * v->block_size;
+    uint64_t at =
+        align_up(end, VPC_SECTOR) + (uint64_t)RESERVE_BLOCKS * v->block_size;
     int ret = dynamic_put_footer(v, at, err);
     if (!ret)
         ret = rhea_storage_write(v->base.storage, zeroes, VPC_FOOTER, old, err);
