@@ -345,10 +345,16 @@ static int files_replace(void *opaque, const char *name, const void *data,
 
 static int files_remove(void *opaque, const char *name, struct rhea_error *err)
 {
-    RHEA_AUTO_FREE char *path = NULL;
-    int ret = change_locate(files_of(opaque), name, &path, err);
-    if (!ret && unlink(path))
-        ret = rhea_error_errno(err, errno, "could not remove '%.300s'", path);
+    const struct image_files *files = files_of(opaque);
+    RHEA_AUTO_FREE char *real = NULL;
+    int ret = change_locate(files, name, &real, err);
+    if (ret)
+        return ret;
+    /* Of a link, the link. */
+    RHEA_AUTO_FREE char *path = files_path(files, name);
+    if (!path || unlink(path))
+        ret = rhea_error_errno(err, path ? errno : ENOMEM,
+                               "could not remove '%.300s'", name);
     return ret;
 }
 

@@ -219,8 +219,7 @@ static void hds_destroy(struct hds *h)
 }
 
 /* How QEMU lets files grow, which this program does not heed. */
-static int open_take_options(const struct rhea_format_open *how,
-                             struct rhea_error *err)
+int hds_take_options(const struct rhea_format_open *how, struct rhea_error *err)
 {
     for (size_t i = 0; i < how->n_options; i++) {
         const struct rhea_option *o = &how->options[i];
@@ -247,7 +246,7 @@ static int open_all(struct hds *h, const struct rhea_format_open *how,
     const struct table_how tables = {.page_bytes = HDS_PAGE,
                                      .cache_bytes = HDS_CACHE_BYTES};
     uint8_t header[HDS_HEADER];
-    int ret = open_take_options(how, err);
+    int ret = hds_take_options(how, err);
     if (!ret)
         ret = open_header(h, header, err);
     if (!ret)

@@ -112,6 +112,9 @@ struct hds {
 /* OUT becomes a struct hds. CHILD: something may lie below. */
 int hds_open(struct rhea_format **out, const struct rhea_format_open *how,
              bool child, struct rhea_error *err);
+/* Options of opening. */
+int hds_take_options(const struct rhea_format_open *how,
+                     struct rhea_error *err);
 static inline struct hds *hds_of(struct rhea_format *f)
 {
     return (struct hds *)f;
