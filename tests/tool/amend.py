@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """rhea-img amend: QEMU finds the image as asked for, and its contents."""
 import os
+import struct
+
 import tool
 from tool import MIB, contents
 
@@ -63,6 +65,24 @@ class Amend(tool.Case):
         self.qemu('snapshot', '-c', 'two', 'new')
         self.fails(tool.rhea('amend', '-o', 'compat=v2,refcount_bits=16',
                              'new'))
+
+    def test_snapshots_of_old_programs_are_made_complete(self):
+        """Version 2 needs no disk size with a snapshot, version 3 does."""
+        self.make('compat=0.10,cluster_size=4k')
+        self.qemu('snapshot', '-c', 'one', 'new')
+        table = struct.unpack('>Q', contents('new')[64:72])[0]
+        entry = contents('new')[table:table + 40]
+        id_size, name_size = struct.unpack('>HH', entry[12:16])
+        extra = struct.unpack('>I', entry[36:40])[0]
+        names = contents('new')[table + 40 + extra:][:id_size + name_size]
+        tool.poke('new', table, entry[:36] + bytes(4) + names + bytes(extra))
+        self.amend('compat=1.1')
+        self.same_contents()
+        self.assertEqual(self.rhea('check', 'new').out,
+                         self.qemu('check', 'new').out)
+        table = struct.unpack('>Q', contents('new')[64:72])[0]
+        self.assertEqual(contents('new')[table + 36:table + 56],
+                         struct.pack('>IQQ', 24, 0, 6 * MIB))
 
     def test_refcount_bits(self):
         for cluster in ('512', '4k', '64k'):

@@ -153,7 +153,7 @@ static int amend_upgrade(struct qcow2 *q, struct rhea_error *err)
     int r = 0;
 
     RHEA_LOCKED(&q->lock);
-    if (qcow2_snapshots_incomplete(q))
+    if (qcow2_snapshots_incomplete(q, 3))
         r = qcow2_snapshots_complete(q, err);
     if (r == 0)
         r = qcow2_sync(q, err);

@@ -455,7 +455,7 @@ static int check_snapshot_table(struct qcow2_checker *c)
                    "Cutting off extra data of %" PRIu32
                    " snapshots that have too much",
                    repair.cut);
-    incomplete = qcow2_snapshots_incomplete(q);
+    incomplete = qcow2_snapshots_incomplete(q, q->version);
     if (incomplete)
         check_tell(c->result, true,
                    "%" PRIu32 " snapshots lack data that this version requires",

@@ -431,9 +431,9 @@ int qcow2_snapshots_switch(struct qcow2 *q, const struct qcow2_staged *staged,
  * at 0. */
 int qcow2_alloc_run(struct qcow2 *q, uint64_t bytes, uint64_t *host,
                     struct rhea_error *err);
-/* Snapshots that lack what version 3 requires; write a new table in which they
- * have it, and give the old one back. Refcounts must be right. */
-uint32_t qcow2_snapshots_incomplete(const struct qcow2 *q);
+/* Snapshots that lack what that version requires; write a new table in which
+ * they have it, and give the old one back. Refcounts must be right. */
+uint32_t qcow2_snapshots_incomplete(const struct qcow2 *q, uint32_t version);
 int qcow2_snapshots_complete(struct qcow2 *q, struct rhea_error *err);
 
 /* snapshot_refs.c. All under LOCK. */

@@ -184,11 +184,11 @@ int qcow2_snapshots_write_count(struct qcow2 *q, struct rhea_error *err)
     return r < 0 ? r : rhea_storage_flush(q->f.storage, err);
 }
 
-uint32_t qcow2_snapshots_incomplete(const struct qcow2 *q)
+uint32_t qcow2_snapshots_incomplete(const struct qcow2 *q, uint32_t version)
 {
     uint32_t n = 0;
 
-    for (uint32_t i = 0; q->version >= 3 && i < q->n_snapshots; i++)
+    for (uint32_t i = 0; version >= 3 && i < q->n_snapshots; i++)
         n += q->snapshots[i].extra_size < TABLE_REQUIRED;
     return n;
 }
