@@ -226,6 +226,24 @@ class IoTest(IoCase):
             self.assertRegex(r.err, '(?m)^ERROR cluster')
             self.sound(path, 'qcow2')
 
+    def test_what_is_written_at_once_stays_together(self):
+        """Refcount blocks stand behind it, not in the middle."""
+        create = ('-o', 'cluster_size=4k,refcount_bits=64')
+        self.same('qcow2', 'write -P 1 0 12M', size='12M', create=create)
+        maps = [[(e['start'], e['length'], e['offset'])
+                 for e in self.qemu('map', '--output=json', path).json]
+                for path in ('ours', 'theirs')]
+        self.assertEqual(*maps)
+
+    def test_what_was_discarded_is_used_before_the_file_grows(self):
+        path = self.image('qcow2', size='64M')
+        again = ('discard 0 32M', 'write 0 32M') * 6
+        r = self.run_io(IO, path, 'write 0 32M', *again,
+                        options=('-t', 'writeback'))
+        self.assertEqual((r.code, r.err), (0, ''), str(r))
+        self.assertLess(os.path.getsize(path), 66 * tool.MIB)
+        self.sound(path, 'qcow2')
+
     def test_snapshot_of_what_options_name(self):
         """Of an encrypted image, too, and of one with another backing file."""
         secret = ('--object', 'secret,id=s,data=open')

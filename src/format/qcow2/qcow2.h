@@ -265,6 +265,7 @@ struct qcow2 {
     bool any_l1_dirty;
     struct qcow2_release *releases;
     size_t n_releases, max_releases;
+    uint64_t given_back; /* clusters of them that the guest gave back */
     struct qcow2_flight *flights;
     pthread_cond_t landed;
     uint64_t fresh;  /* host bytes from here on were never written */
@@ -610,6 +611,9 @@ int qcow2_write_begin(struct qcow2 *q, struct rhea_error *err);
 int qcow2_sync(struct qcow2 *q, struct rhea_error *err);
 /* make_room of the L2 cache: write its tables, in their order. */
 int qcow2_sync_tables(void *opaque, struct rhea_error *err);
+/* What the guest gave back is used again before the file grows, but not in
+ * small pieces: each takes a sync. */
+int qcow2_reclaim(struct qcow2 *q, struct rhea_error *err);
 /* Drop one reference each once nothing on disk leads to them. */
 int qcow2_release(struct qcow2 *q, uint64_t cluster, uint64_t count, bool punch,
                   struct rhea_error *err);

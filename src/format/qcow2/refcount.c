@@ -9,9 +9,10 @@
  * at any time, and a crash can leak clusters but never leave one in use that
  * counts as free.
  *
- * A new block is the first cluster that it counts which is free, so making one
- * never needs another. The table in memory is longer than the one on disk once
- * it is to grow; qcow2_refs_write then moves it.
+ * A new block is one of the clusters that it counts, so making one never needs
+ * another; it stands behind those that are allocated together with it, so that
+ * these are in one piece. The table in memory is longer than the one on disk
+ * once it is to grow; qcow2_refs_write then moves it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -324,10 +325,35 @@ static int refcount_find_in_block(struct qcow2 *q, uint64_t *first,
     return 0;
 }
 
+/* A run of *GOT free clusters from FIRST on reaches into clusters that no block
+ * counts: make one, and more of the run, at most COUNT. *GOT is 0 afterwards
+ * where the block has taken the only cluster there was. */
+static int refcount_reach(struct qcow2 *q, uint64_t first, uint64_t count,
+                          uint64_t *got, struct rhea_error *err)
+{
+    uint64_t per_block = 1ULL << q->block_bits, block, start = first, room;
+    int r = refcount_own_block(q, first, &block, err);
+
+    if (r == 0 && block) {
+        start = first + *got;
+        if (*got == count || start & (per_block - 1) ||
+            start >= QCOW2_MAX_HOST >> q->cluster_bits)
+            return 0;
+        r = refcount_own_block(q, start, &block, err);
+    }
+    if (r < 0 || block)
+        return r;
+    room = per_block - 1 - (start & (per_block - 1));
+    room = RHEA_MIN(room, count - (start - first));
+    r = refcount_new_block(q, start + room, err);
+    *got = start - first + room;
+    return r;
+}
+
 int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t *cluster,
                 uint64_t *got, bool *fresh, struct rhea_error *err)
 {
-    uint64_t first = q->free_hint, block, host;
+    uint64_t first = q->free_hint, end = q->fresh, host;
     int r;
 
     rhea_storage_event(q->f.storage, "cluster_alloc");
@@ -336,17 +362,12 @@ int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t *cluster,
             return rhea_error_set(err, EFBIG,
                                   "the image's file is as large as it can be");
         r = refcount_find_in_block(q, &first, count, got, err);
+        if (r == 0 && *got)
+            r = refcount_reach(q, first, count, got, err);
         if (r < 0)
             return r;
-        if (!*got)
-            continue;
-        r = refcount_own_block(q, first, &block, err);
-        if (r == 0 && !block)
-            r = refcount_new_block(q, first, err);
-        else if (r == 0)
+        if (*got)
             break;
-        if (r < 0)
-            return r;
     }
     r = refcount_check_overlap(q, first, *got, err);
     if (r == 0)
@@ -354,7 +375,7 @@ int qcow2_alloc(struct qcow2 *q, uint64_t count, uint64_t *cluster,
     if (r < 0)
         return r;
     host = first << q->cluster_bits;
-    *fresh = host >= q->fresh;
+    *fresh = host >= end;
     q->fresh = RHEA_MAX(q->fresh, host + (*got << q->cluster_bits));
     q->free_hint = first + *got;
     *cluster = first;

@@ -33,6 +33,8 @@
 #include "base/notice.h"
 #include "format/qcow2/qcow2.h"
 
+#define SYNC_RECLAIM (16U << 20) /* bytes; see qcow2_reclaim */
+
 int qcow2_fail(struct qcow2 *q, int result)
 {
     if (result < 0)
@@ -148,6 +150,7 @@ void qcow2_write_reset(struct qcow2 *q)
     bitmap_finish(&q->l1_dirty);
     q->any_l1_dirty = false;
     q->n_releases = 0;
+    q->given_back = 0;
     q->z_next = 0;
     q->write_ready = false;
 }
@@ -250,6 +253,7 @@ static void sync_release_all(struct qcow2 *q)
     for (size_t i = 0; i < q->n_releases; i++)
         sync_release(q, &q->releases[i]);
     q->n_releases = 0;
+    q->given_back = 0;
     qcow2_z_forget(q);
     pthread_rwlock_unlock(&q->data);
 }
@@ -281,6 +285,7 @@ int qcow2_release(struct qcow2 *q, uint64_t cluster, uint64_t count, bool punch,
     struct qcow2_release *last =
         q->n_releases ? &q->releases[q->n_releases - 1] : NULL;
 
+    q->given_back += punch ? count : 0;
     if (last && last->cluster + last->count == cluster &&
         last->punch == punch) {
         last->count += count;
@@ -304,6 +309,12 @@ int qcow2_release(struct qcow2 *q, uint64_t cluster, uint64_t count, bool punch,
     q->releases[q->n_releases++] =
         (struct qcow2_release){cluster, count, punch};
     return 0;
+}
+
+int qcow2_reclaim(struct qcow2 *q, struct rhea_error *err)
+{
+    return q->given_back << q->cluster_bits >= SYNC_RECLAIM ? qcow2_sync(q, err)
+                                                            : 0;
 }
 
 /* Lowered refcounts are durable before what they freed is gone: the other way

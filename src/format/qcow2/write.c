@@ -320,6 +320,8 @@ static int write_plan(struct qcow2 *q, struct write_step *step,
 
     if (r == 0)
         r = qcow2_bitmaps_touch(q, step->offset, step->end, err);
+    if (r == 0)
+        r = qcow2_reclaim(q, err);
     if (r < 0)
         return r;
     step->base = align_down(step->offset, q->cluster_size);
