@@ -29,6 +29,8 @@ enum { BELOW = 9 /* what a sector holds below */ };
 
 static struct rhea_error err;
 
+struct model;
+
 struct subject {
     const struct rhea_format_ops *ops;
     /* A new image of SIZE bytes. OVER: it is to show what is below. */
@@ -40,7 +42,24 @@ struct subject {
     size_t cluster;     /* bytes; write_compressed takes one */
     bool tells_unclean; /* a check counts as one error that the image was not
                            closed */
+    /* Where blocks are large: what is at byte N of the SIZE is in the image at
+     * N / SPREAD * PITCH + N % SPREAD. 0: at N. A multiple of 512. */
+    uint64_t spread, pitch;
+    /* Another judge of what a crash leaves, NULL: none. It is asked of every
+     * JUDGED-th state. */
+    bool (*judge)(struct rhea_storage *state, const struct model *m);
+    size_t judged;
 };
+
+/* Where byte AT of the SIZE is; *LEN is shortened so that all of it follows. */
+static inline uint64_t subject_place(const struct subject *t, uint64_t at,
+                                     uint64_t *len)
+{
+    if (!t->spread)
+        return at;
+    *len = RHEA_MIN(*len, t->spread - at % t->spread);
+    return at / t->spread * t->pitch + at % t->spread;
+}
 
 static inline struct rhea_format *
 subject_open(const struct subject *t, struct rhea_storage *s, unsigned flags)
@@ -160,6 +179,26 @@ static inline int change_compressed(const struct subject *t,
     return ret;
 }
 
+/* BUF NULL: zeroes. */
+static inline int change_guest(const struct subject *t, struct rhea_format *f,
+                               uint64_t at, const uint8_t *buf, uint64_t len,
+                               bool unmap)
+{
+    int ret = 0;
+    while (len && !ret) {
+        uint64_t n = len;
+        uint64_t offset = subject_place(t, at, &n);
+        if (buf)
+            ret = f->ops->write(f, offset, buf, (size_t)n, &err);
+        else
+            ret = f->ops->write_zeroes(f, offset, n, unmap, &err);
+        at += n;
+        buf += buf ? n : 0;
+        len -= n;
+    }
+    return ret;
+}
+
 /* One random change of guest and model. */
 static inline int random_change(const struct subject *t, struct rhea_format *f,
                                 struct model *m, uint64_t *random,
@@ -184,12 +223,8 @@ static inline int random_change(const struct subject *t, struct rhea_format *f,
     bool zero = what == 1 && f->ops->write_zeroes;
     model_write(m, sector, count, zero ? 0 : value);
     memset(bytes, value, sizeof(bytes));
-    if (zero)
-        ret = f->ops->write_zeroes(f, sector * SECTOR, count * SECTOR,
-                                   count % 2, &err);
-    else
-        ret = f->ops->write(f, sector * SECTOR, bytes, (size_t)count * SECTOR,
-                            &err);
+    ret = change_guest(t, f, sector * SECTOR, zero ? NULL : bytes,
+                       count * SECTOR, count % 2);
     model_result(m, sector, count, ret < 0);
     return ret;
 }
@@ -211,18 +246,28 @@ static inline int read_extent(struct rhea_format *f,
     }
 }
 
-static inline int read_all(struct rhea_format *f, uint8_t *guest, bool over)
+static inline int subject_read(const struct subject *t, struct rhea_format *f,
+                               uint8_t *guest, bool over)
 {
     for (uint64_t at = 0; at < SIZE;) {
         struct rhea_extent x;
-        int ret = f->ops->map(f, at, SIZE - at, &x, &err);
+        uint64_t len = SIZE - at;
+        uint64_t offset = subject_place(t, at, &len);
+        int ret = f->ops->map(f, offset, len, &x, &err);
         if (!ret)
-            ret = read_extent(f, &x, at, guest + at, over);
+            ret = read_extent(f, &x, offset, guest + at, over);
         if (ret)
             return ret;
         at += x.length;
     }
     return 0;
+}
+
+/* Where it is not spread. */
+static inline int read_all(struct rhea_format *f, uint8_t *guest, bool over)
+{
+    const struct subject plain = {0};
+    return subject_read(&plain, f, guest, over);
 }
 
 static inline struct rhea_check subject_checked(struct rhea_format *f,
@@ -251,7 +296,7 @@ static inline bool state_is_good(const struct subject *t,
             subject_checked(f, pass == 2 ? RHEA_FIX_LEAKS : 0);
         unsigned unclean = pass == 0 && t->tells_unclean;
         bool good = CHECK(check.corruptions + check.errors <= unclean) &&
-                    CHECK_OK(read_all(f, guest, over), &err) &&
+                    CHECK_OK(subject_read(t, f, guest, over), &err) &&
                     CHECK(model_holds(m, guest));
         CHECK_OK(f->ops->close(f, &err), &err);
         if (!good) {
@@ -320,7 +365,9 @@ static inline void crash_once(const struct subject *t, uint64_t seed, bool over)
             at++;
         if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
             break;
-        bool good = state_is_good(t, state, &moments[at].model, over);
+        bool good = !t->judge || i % t->judged ||
+                    CHECK(t->judge(state, &moments[at].model));
+        good = good && state_is_good(t, state, &moments[at].model, over);
         rhea_storage_close(state);
         if (!good) {
             char text[100];
@@ -404,6 +451,7 @@ static inline int below_is_slow(void *opaque, uint64_t offset, void *buf,
 }
 
 struct worker {
+    const struct subject *t;
     pthread_t thread;
     struct rhea_format *f;
     unsigned number;
@@ -411,6 +459,15 @@ struct worker {
 };
 
 enum { THREADS = 6 };
+
+static inline int work_write(struct worker *w, uint64_t sector,
+                             const uint8_t *bytes)
+{
+    struct rhea_error e;
+    uint64_t len = SECTOR;
+    uint64_t offset = subject_place(w->t, sector * SECTOR, &len);
+    return w->f->ops->write(w->f, offset, bytes, SECTOR, &e);
+}
 
 /* Writes every sector whose number is its own modulo THREADS: all threads
  * meet in every cluster. */
@@ -427,10 +484,10 @@ static inline void *work(void *opaque)
         if (i % 50 == 0)
             w->ret = w->f->ops->flush(w->f, &e);
         if (!w->ret)
-            w->ret = w->f->ops->write(w->f, sector * SECTOR, bytes, SECTOR, &e);
+            w->ret = work_write(w, sector, bytes);
     }
     for (uint64_t i = w->number; i < SECTORS && !w->ret; i += THREADS)
-        w->ret = w->f->ops->write(w->f, i * SECTOR, bytes, SECTOR, &e);
+        w->ret = work_write(w, i, bytes);
     return NULL;
 }
 
@@ -442,7 +499,7 @@ static inline void threads_once(const struct subject *t, uint64_t turn)
     f->below = below_is_slow;
     struct worker workers[THREADS];
     for (unsigned i = 0; i < THREADS; i++) {
-        workers[i] = (struct worker){.f = f, .number = i};
+        workers[i] = (struct worker){.t = t, .f = f, .number = i};
         CHECK_EQ(pthread_create(&workers[i].thread, NULL, work, &workers[i]),
                  0);
     }
@@ -454,7 +511,7 @@ static inline void threads_once(const struct subject *t, uint64_t turn)
     f = subject_open_ok(t, s, RHEA_FORMAT_CHECK);
     struct rhea_check check = subject_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
-    CHECK_OK(read_all(f, guest, false), &err);
+    CHECK_OK(subject_read(t, f, guest, false), &err);
     for (uint64_t i = 0; i < SIZE; i++)
         if (!CHECK_EQ(guest[i], i / SECTOR % THREADS + 10))
             break;

@@ -84,18 +84,27 @@ static uint64_t resize_entry(const struct resize *r, uint64_t block,
                                                       : VHDX_ZERO;
 }
 
-/* That of the last chunk's bitmap, which a child has. */
+/* Whether the chunk of a block is new, so that its bitmap's entry has to be
+ * set: a child's old last one may have a bitmap. */
+static bool resize_is_new_chunk(const struct resize *r, uint64_t block,
+                                uint64_t first)
+{
+    unsigned bits = r->v->ratio_bits;
+    return !vhdx_is_child(r->v) || !first ||
+           block >> bits != (first - 1) >> bits;
+}
+
+/* The entry of the last chunk's bitmap, which only a child has. */
 static int resize_last_bitmap(const struct resize *r, uint64_t first,
                               uint64_t until, struct rhea_error *err)
 {
     static const uint8_t none[sizeof(uint64_t)];
     struct vhdx *v = r->v;
     uint64_t ratio = UINT64_C(1) << v->ratio_bits;
-    uint64_t chunk = until ? (until - 1) / ratio : 0;
     if (!vhdx_is_child(v) || first == until ||
-        (first && (first - 1) / ratio == chunk))
+        !resize_is_new_chunk(r, until - 1, first))
         return 0;
-    uint64_t index = chunk * (ratio + 1) + ratio;
+    uint64_t index = (until - 1) / ratio * (ratio + 1) + ratio;
     return rhea_storage_write(v->base.storage, none, sizeof(none),
                               r->bat.offset + index * sizeof(none), err);
 }
@@ -121,7 +130,8 @@ static int resize_entries(const struct resize *r, struct rhea_error *err)
             store_le64(b + n++ * sizeof(uint64_t),
                        resize_entry(r, block, first));
         while (++block < until && block % ratio && n < PIECE_ENTRIES - 1);
-        if (block % ratio == 0 && block < until)
+        if (block % ratio == 0 && block < until &&
+            resize_is_new_chunk(r, block - 1, first))
             store_le64(b + n++ * sizeof(uint64_t), 0);
         ret = rhea_storage_write(v->base.storage, b, n * sizeof(uint64_t),
                                  place, err);

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What format_crash.h promises, of VHDX, and more: wherever a crash comes, an
+ * image whose header names a log has a whole sequence in it (2.3.3 refuses it
+ * otherwise), and QEMU brings it into the same order as this program does.
+ */
+#include "format_crash.h"
+#include "vhdx_lib.h"
+
+enum { BLOCK = 1 << 20, SPREAD = 100 * SECTOR };
+
+/* Six blocks, and one that nothing is written to. */
+#define DISK ((uint64_t)7 * BLOCK)
+
+static struct rhea_storage *make(bool over, uint64_t seed)
+{
+    const char *options = seed % 3 == 2
+                              ? "block_size=1M logical_sector_size=4096"
+                          : seed % 4 == 0 ? "block_size=1M block_state_zero=off"
+                                          : "block_size=1M";
+    return over ? vhdx_make_child(DISK, options, options)
+                : vhdx_make(DISK, options, NULL);
+}
+
+/* A log that is in use is one that can be replayed. */
+static bool has_whole_log(struct rhea_storage *state)
+{
+    struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_CHECK);
+    const struct vhdx *v = (const struct vhdx *)f;
+    bool good = CHECK(uuid_is_null(v->header.log_guid) || v->overlay);
+    vhdx_close_ok(f);
+    return good;
+}
+
+/* QEMU reads the same; of images that it can open. */
+static bool qemu_agrees(struct rhea_storage *state, const struct model *m)
+{
+    static uint8_t guest[SIZE];
+    char *image = strdup(test_path("judged.vhdx"));
+    char *raw = strdup(test_path("judged.raw"));
+    bool good =
+        CHECK_OK(memory_dump(state, image, &err), &err) &&
+        CHECK_EQ(test_command("qemu-img check -q -f vhdx -r all %s", image),
+                 0) &&
+        CHECK_EQ(test_command("qemu-img check -q -f vhdx %s", image), 0) &&
+        CHECK_EQ(
+            test_command("qemu-img convert -f vhdx -O raw %s %s", image, raw),
+            0);
+    FILE *file = good ? fopen(raw, "rb") : NULL;
+    for (uint64_t at = 0; file && at < SIZE; at += SPREAD) {
+        CHECK_EQ(fseek(file, (long)(at / SPREAD * BLOCK), SEEK_SET), 0);
+        CHECK_EQ(fread(guest + at, 1, SPREAD, file), SPREAD);
+    }
+    if (file)
+        fclose(file);
+    good = good && CHECK(model_holds(m, guest));
+    free(image);
+    free(raw);
+    return good;
+}
+
+static bool judge(struct rhea_storage *state, const struct model *m)
+{
+    (void)m;
+    return has_whole_log(state);
+}
+
+static bool judge_with_qemu(struct rhea_storage *state, const struct model *m)
+{
+    return has_whole_log(state) && qemu_agrees(state, m);
+}
+
+static struct subject subject = {
+    .make = make,
+    .tells_unclean = true,
+    .spread = SPREAD,
+    .pitch = BLOCK,
+    .judge = judge,
+    .judged = 1,
+};
+
+static void a_crash_anywhere_leaves_a_whole_image(void)
+{
+    for (uint64_t seed = 1; seed <= 10; seed++)
+        crash_once(&subject, seed, seed % 2);
+}
+
+static void qemu_replays_what_a_crash_leaves(void)
+{
+    struct subject t = subject;
+    if (!test_have_program("qemu-img")) {
+        test_skip("no qemu-img");
+        return;
+    }
+    t.judge = judge_with_qemu;
+    t.judged = 17;
+    for (uint64_t seed = 100; seed < 103; seed++)
+        if (seed % 3 != 2) /* sectors of 4,096 bytes */
+            crash_once(&t, seed, false);
+}
+
+static void a_fault_anywhere_loses_nothing_that_was_flushed(void)
+{
+    faults_everywhere(&subject);
+}
+
+static void threads_share_blocks(void)
+{
+    threads_share(&subject);
+}
+
+/* --- Crashes of anything ------------------------------------------------- */
+
+/* Looks at STATE, in which all that was done by op DURABLE survives. */
+typedef bool state_fn(struct rhea_storage *state, size_t durable, size_t to);
+
+static void crash_states(struct rhea_storage *before,
+                         const struct record_log *log, size_t most,
+                         state_fn *look)
+{
+    struct crash_limits limits = {
+        .seed = 7, .subsets = 4, .torn = 1, .orders = 2};
+    struct crash_plan plan = {0};
+    struct crash crash = {0};
+    CHECK_OK(crash_plan(log, &limits, &plan, &err), &err);
+    crash_plan_sample(&plan, most, 7);
+    CHECK_OK(crash_init(&crash, before, log, &err), &err);
+    for (size_t i = 0; i < plan.n_states; i++) {
+        struct rhea_storage *state;
+        char text[100];
+        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
+            break;
+        bool good = look(state, plan.states[i].from, plan.states[i].to);
+        rhea_storage_close(state);
+        crash_describe(&plan.states[i], text, sizeof(text));
+        if (!good) {
+            printf("# state %s\n", text);
+            break;
+        }
+    }
+    crash_plan_finish(&plan);
+    crash_finish(&crash);
+}
+
+/* --- A ring that is full ------------------------------------------------- */
+
+/* Each is a change of the BAT, and so an entry of the log. */
+enum { WRITES = 150 };
+static size_t ring_ops[WRITES]; /* when it was flushed */
+static unsigned ring_looks;
+
+static bool ring_look(struct rhea_storage *state, size_t durable, size_t to)
+{
+    uint8_t sector[SECTOR];
+    (void)to;
+    bool good = has_whole_log(state);
+    struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_WRITE);
+    struct rhea_check check = vhdx_checked(f, 0);
+    good = good && CHECK_EQ(check.corruptions + check.errors, 0);
+    for (unsigned i = 0; good && i < WRITES; i++) {
+        CHECK_OK(vhdx_read(f, sector, SECTOR, (uint64_t)i * BLOCK, 0), &err);
+        good = CHECK(sector[0] == i + 1 ||
+                     (sector[0] == 0 && ring_ops[i] > durable));
+    }
+    vhdx_close_ok(f);
+    if (good && ring_looks++ % 40 == 0 && test_have_program("qemu-img")) {
+        const char *image = test_path("ring.vhdx");
+        good =
+            CHECK_OK(memory_dump(state, image, &err), &err) &&
+            CHECK_EQ(test_command("qemu-img check -q -f vhdx -r all %s", image),
+                     0);
+    }
+    return good;
+}
+
+static void the_log_begins_anew_where_its_ring_ends(void)
+{
+    struct rhea_storage *s =
+        vhdx_make((uint64_t)WRITES * BLOCK, "block_size=1M", NULL);
+    struct rhea_storage *before, *recorder;
+    struct record_log log = {0};
+    uint8_t sector[SECTOR];
+    CHECK_OK(memory_snapshot(&before, s, &err), &err);
+    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    for (unsigned i = 0; i < WRITES; i++) {
+        memset(sector, (int)i + 1, sizeof(sector));
+        CHECK_OK(f->ops->write(f, (uint64_t)i * BLOCK, sector, SECTOR, &err),
+                 &err);
+        CHECK_OK(f->ops->flush(f, &err), &err);
+        ring_ops[i] = log.n_ops;
+    }
+    vhdx_close_ok(f);
+    /* With entries of two sectors it was full once. */
+    CHECK(WRITES * 2 * VHDX_LOG_SECTOR > VHDX_LOG_MIN);
+    crash_states(before, &log, 400, ring_look);
+    rhea_storage_close(recorder);
+    rhea_storage_close(before);
+    record_log_finish(&log);
+}
+
+/* --- Changes of a whole image -------------------------------------------- */
+
+#define LARGE ((uint64_t)200 << 30)
+
+/* What it is now, before or after the change. */
+static struct {
+    uint8_t guest[SIZE]; /* where its parent is all nines */
+    bool below_shows;
+    uint64_t sizes[2];
+} whole;
+
+static int change_empty(struct rhea_format *f)
+{
+    return f->ops->make_empty(f, &err);
+}
+
+static int change_none(struct rhea_format *f)
+{
+    return f->ops->set_backing(f, NULL, NULL, NULL, &err);
+}
+
+static struct rhea_format *other;
+
+static int change_other(struct rhea_format *f)
+{
+    return f->ops->set_backing(f, "../a/rather/long/name/of/a/parent.vhdx",
+                               "vhdx", other, &err);
+}
+
+static int change_size(struct rhea_format *f, uint64_t size)
+{
+    struct rhea_resize how = {.size = size};
+    return f->ops->resize(f, &how, &err);
+}
+
+static int change_grow(struct rhea_format *f)
+{
+    return change_size(f, DISK + 4 * BLOCK - 4096);
+}
+
+static int change_grow_bat(struct rhea_format *f)
+{
+    return change_size(f, LARGE);
+}
+
+/* A sector of the guest's is what it was, or what is below where the change
+ * makes it so, or zeroes where there is to be nothing below. */
+static bool whole_holds(const uint8_t *guest)
+{
+    for (uint64_t i = 0; i < SIZE; i += SECTOR) {
+        bool same = memcmp(guest + i, whole.guest + i, SECTOR) == 0;
+        bool below = whole.below_shows &&
+                     (guest[i] == BELOW || guest[i] == 0) &&
+                     !memcmp(guest + i, guest + i + 1, SECTOR - 1);
+        if (!same && !below) {
+            printf("# sector %" PRIu64 " holds %u\n", i / SECTOR, guest[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool whole_look(struct rhea_storage *state, size_t durable, size_t to)
+{
+    static uint8_t guest[SIZE];
+    (void)durable;
+    (void)to;
+    bool good = has_whole_log(state);
+    for (unsigned pass = 0; good && pass < 2; pass++) {
+        struct rhea_format *f =
+            vhdx_open_ok(state, pass ? RHEA_FORMAT_WRITE : RHEA_FORMAT_CHECK);
+        struct rhea_check check = vhdx_checked(f, 0);
+        good = CHECK(check.corruptions + check.errors <= !pass) &&
+               CHECK(f->size == whole.sizes[0] || f->size == whole.sizes[1]) &&
+               CHECK_OK(subject_read(&subject, f, guest, true), &err) &&
+               CHECK(whole_holds(guest));
+        vhdx_close_ok(f);
+    }
+    return good;
+}
+
+static void change_once(const char *name, bool child, uint64_t seed,
+                        int (*change)(struct rhea_format *f), bool below,
+                        uint64_t size)
+{
+    struct rhea_storage *s = make(child, seed), *before, *recorder;
+    struct record_log log = {0};
+    static struct moment moments[64];
+    printf("# %s, seed %" PRIu64 "\n", name, seed);
+    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    crash_record(&subject, recorder, &log, child, seed, moments);
+    record_log_finish(&log);
+    log = (struct record_log){0};
+    CHECK_OK(memory_snapshot(&before, s, &err), &err);
+    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    CHECK_OK(subject_read(&subject, f, whole.guest, true), &err);
+    whole.below_shows = below;
+    whole.sizes[0] = f->size;
+    whole.sizes[1] = size;
+    CHECK_OK(change(f), &err);
+    vhdx_close_ok(f);
+    CHECK(log.n_ops > 4);
+    crash_states(before, &log, 200, whole_look);
+    rhea_storage_close(recorder);
+    rhea_storage_close(before);
+    record_log_finish(&log);
+}
+
+static void changes_of_the_whole_image_survive_crashes(void)
+{
+    for (uint64_t seed = 1; seed < 3; seed++) {
+        struct rhea_storage *s = make(false, seed);
+        other = vhdx_open_ok(s, 0);
+        change_once("empty", true, seed, change_empty, true, DISK);
+        change_once("no parent", true, seed, change_none, true, DISK);
+        change_once("other parent", true, seed, change_other, false, DISK);
+        change_once("first parent", false, seed, change_other, false, DISK);
+        change_once("grow", seed % 2, seed, change_grow, false,
+                    DISK + 4 * BLOCK - 4096);
+        change_once("grow the BAT", seed % 2, seed, change_grow_bat, false,
+                    LARGE);
+        vhdx_close_ok(other);
+        rhea_storage_close(s);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    test_init(argc, argv);
+    subject.ops = vhdx_ops();
+    TEST(a_crash_anywhere_leaves_a_whole_image);
+    TEST(qemu_replays_what_a_crash_leaves);
+    TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
+    TEST(threads_share_blocks);
+    TEST(the_log_begins_anew_where_its_ring_ends);
+    TEST(changes_of_the_whole_image_survive_crashes);
+    return test_finish();
+}
