@@ -199,6 +199,82 @@ static void the_log_begins_anew_where_its_ring_ends(void)
     record_log_finish(&log);
 }
 
+/* --- More than one entry at once ----------------------------------------- */
+
+/* Each is in a chunk of its own, and so has a bitmap of its own: several
+ * entries of the log. */
+enum { CHUNKS = 40 };
+#define CHUNK ((uint64_t)4 << 30)
+static size_t chunks_op; /* when all were flushed */
+
+static bool chunks_look(struct rhea_storage *state, size_t durable, size_t to)
+{
+    uint8_t sector[SECTOR];
+    (void)to;
+    bool good = has_whole_log(state);
+    struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_WRITE);
+    struct rhea_check check = vhdx_checked(f, 0);
+    good = good && CHECK_EQ(check.corruptions + check.errors, 0);
+    for (unsigned i = 0; good && i < CHUNKS; i++) {
+        CHECK_OK(vhdx_read(f, sector, SECTOR, i * CHUNK, BELOW), &err);
+        good = CHECK(sector[0] == i + 10 ||
+                     (sector[0] == BELOW && chunks_op > durable));
+        CHECK_OK(vhdx_read(f, sector, SECTOR, i * CHUNK + SECTOR, BELOW), &err);
+        good = good && CHECK_EQ(sector[0], BELOW);
+    }
+    vhdx_close_ok(f);
+    return good;
+}
+
+/* Bitmaps whose bits are set, though no block is present: they mean nothing. */
+static void set_stale_bits(struct rhea_storage *s)
+{
+    uint8_t ones[VHDX_LOG_SECTOR];
+    uint64_t end;
+    CHECK_OK(rhea_storage_size(s, &end, &err), &err);
+    memset(ones, 0xff, sizeof(ones));
+    struct rhea_format *f = vhdx_open_ok(s, 0);
+    const struct vhdx *v = (const struct vhdx *)f;
+    for (unsigned i = 0; i < CHUNKS; i++, end += VHDX_BITMAP_BYTES) {
+        put_bytes(s, end, ones, sizeof(ones));
+        put_le64(s, vhdx_bitmap_place(v, i * CHUNK / BLOCK),
+                 end | VHDX_FULLY_PRESENT);
+    }
+    CHECK_OK(rhea_storage_truncate(s, end, &err), &err);
+    vhdx_close_ok(f);
+}
+
+static void chunks_once(bool stale)
+{
+    struct rhea_storage *s =
+        vhdx_make_child(CHUNKS * CHUNK, "block_size=2M", "block_size=1M");
+    if (stale)
+        set_stale_bits(s);
+    struct rhea_storage *before, *recorder;
+    struct record_log log = {0};
+    uint8_t sector[SECTOR];
+    CHECK_OK(memory_snapshot(&before, s, &err), &err);
+    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    for (unsigned i = 0; i < CHUNKS; i++) {
+        memset(sector, (int)i + 10, sizeof(sector));
+        CHECK_OK(f->ops->write(f, i * CHUNK, sector, SECTOR, &err), &err);
+    }
+    CHECK_OK(f->ops->flush(f, &err), &err);
+    chunks_op = log.n_ops;
+    vhdx_close_ok(f);
+    crash_states(before, &log, 200, chunks_look);
+    rhea_storage_close(recorder);
+    rhea_storage_close(before);
+    record_log_finish(&log);
+}
+
+static void many_bitmaps_are_written_in_order(void)
+{
+    chunks_once(false);
+    chunks_once(true);
+}
+
 /* --- Changes of a whole image -------------------------------------------- */
 
 #define LARGE ((uint64_t)200 << 30)
@@ -334,6 +410,7 @@ int main(int argc, char **argv)
     TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
     TEST(threads_share_blocks);
     TEST(the_log_begins_anew_where_its_ring_ends);
+    TEST(many_bitmaps_are_written_in_order);
     TEST(changes_of_the_whole_image_survive_crashes);
     return test_finish();
 }
