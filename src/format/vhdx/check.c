@@ -27,16 +27,12 @@
 #include "format/finding.h"
 #include "format/vhdx/vhdx.h"
 
-/* Findings that are told; all are counted. */
-enum { TOLD_MAX = 1000 };
-
 struct vhdx_checker {
     struct vhdx *v;
     struct rhea_check *out;
     struct bitmap used; /* MiB of the file */
     bool fix;           /* errors */
-    unsigned told;
-    uint64_t first; /* MiB of the first block; UINT64_MAX: there is none yet */
+    bool has_blocks;
 };
 
 static void check_count(struct vhdx_checker *c, bool fixed)
@@ -200,7 +196,7 @@ static int check_place(struct vhdx_checker *c, const struct check_entry *e,
                              err);
     if (vhdx_is_taken(v, host, length))
         return check_invalid(c, e, "leads to tables", c->fix, 0, err);
-    c->first = RHEA_MIN(c->first, host / VHDX_MIB);
+    c->has_blocks = true;
     check_mark(c, e->is_bitmap ? "a sector bitmap" : "a block", host, length);
     return 0;
 }
@@ -337,30 +333,21 @@ static int check_leaks(struct vhdx_checker *c, unsigned fix,
                        struct rhea_error *err)
 {
     uint64_t end = bitmap_end(&c->used);
-    uint64_t tail = c->used.n_bits - end;
-    uint64_t leaks = 0;
-    if (c->first == UINT64_MAX || (c->v->metadata.flags & VHDX_P_FIXED))
+    uint64_t leaks = check_blocks(c, c->used.n_bits - end);
+    /* Others leave some room behind the tables of new images. */
+    if (!c->has_blocks || (c->v->metadata.flags & VHDX_P_FIXED) || !leaks)
         return 0;
-    for (uint64_t at = c->first; at < end;) {
-        uint64_t from = bitmap_find(&c->used, at, false);
-        at = bitmap_find(&c->used, RHEA_MIN(from, end), true);
-        if (from < end)
-            leaks += check_blocks(c, at - from);
+    bool cut =
+        (fix & RHEA_FIX_LEAKS) && !c->out->corruptions && !c->out->errors;
+    check_tell(c->out, false,
+               "%" PRIu64 " blocks at the end are used by nobody%s", leaks,
+               cut ? "; cut off" : "");
+    if (!cut) {
+        c->out->leaks += leaks;
+        return 0;
     }
-    if (tail && (fix & RHEA_FIX_LEAKS) && !c->out->corruptions &&
-        !c->out->errors) {
-        int ret = check_cut_off(c, end * VHDX_MIB, err);
-        if (ret)
-            return ret;
-        c->out->leaks_fixed += check_blocks(c, tail);
-        tail = 0;
-    }
-    leaks += check_blocks(c, tail);
-    if (leaks)
-        check_tell(c->out, false, "%" PRIu64 " blocks are used by nobody",
-                   leaks);
-    c->out->leaks += leaks;
-    return 0;
+    c->out->leaks_fixed += leaks;
+    return check_cut_off(c, end * VHDX_MIB, err);
 }
 
 /* --- All of it --- */
@@ -417,7 +404,6 @@ int vhdx_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
         .v = v,
         .out = check,
         .fix = fix & RHEA_FIX_ERRORS,
-        .first = UINT64_MAX,
     };
     if (fix && !v->may_write)
         return rhea_error_set(err, EACCES,
