@@ -42,7 +42,7 @@ static int vdi_read_head(struct vdi *v, struct rhea_error *err)
 {
     struct vdi_head *h = &v->head;
     int ret = rhea_storage_size(v->base.storage, &v->file_size, err);
-    if (!ret && v->file_size < VDI_SECTOR)
+    if (!ret && v->file_size < VDI_SMALLEST)
         return rhea_error_set(
             err, EINVAL, "not a VDI image: the file has only %" PRIu64 " bytes",
             v->file_size);

@@ -18,7 +18,8 @@
 #define VDI_SIGNATURE 0xbeda107fu
 
 enum {
-    VDI_SECTOR = 512, /* the header lies in the first one */
+    VDI_SECTOR = 512,   /* the header lies in the first one */
+    VDI_SMALLEST = 420, /* and takes at least so much */
     VDI_DEFAULT_BLOCK = 1 << 20,
     VDI_ALIGN = 1 << 20, /* of table and data, in new images */
     VDI_COMMENT = 256,

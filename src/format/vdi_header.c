@@ -20,7 +20,7 @@ enum {
 #define HEAD_VERSION_1 UINT32_C(0x00010001)
 
 static const struct vdi_layout layout_0 = {
-    .size = 420,
+    .size = VDI_SMALLEST,
     .type = 72,
     .flags = 76,
     .comment = 80,
@@ -48,7 +48,7 @@ static const struct vdi_layout layout_1 = {
 
 bool vdi_head_is(const uint8_t *raw, size_t len)
 {
-    return len >= VDI_SECTOR &&
+    return len >= VDI_SMALLEST &&
            load_le32(raw + HEAD_SIGNATURE) == VDI_SIGNATURE;
 }
 
@@ -156,7 +156,7 @@ int vdi_head_read(struct vdi_head *h, struct rhea_storage *storage,
                   struct rhea_error *err)
 {
     *h = (struct vdi_head){0};
-    int ret = rhea_storage_read(storage, h->raw, VDI_SECTOR, 0, err);
+    int ret = rhea_storage_read_padded(storage, h->raw, VDI_SECTOR, 0, err);
     if (ret)
         return ret;
     if (!vdi_head_is(h->raw, VDI_SECTOR))

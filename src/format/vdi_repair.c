@@ -2,9 +2,9 @@
 /*
  * Errors: an entry that leads to nothing becomes free, and its data is lost
  * already. Where two entries share a block, or one has too high a number, it is
- * copied to a block that nobody uses: the guest sees the same. A file that
+ * copied to a block that nobody uses: the guest sees the same. Where the file
  * would grow to more than twice its size by that, as only one made for it
- * would, is left as it is.
+ * would, blocks stay shared.
  *
  * Leaks: blocks from the end of the file move into those that nobody uses, and
  * the end is cut off. Then there are as many blocks as the header counts, as in
@@ -20,7 +20,7 @@
 #include "base/checked.h"
 #include "format/vdi_check.h"
 
-enum { SHARED_LEAST = 16 };
+enum { SHARED_LEAST = 16 << 20 /* bytes */ };
 
 /* A block that nobody uses; it counts as used from now on. */
 static int repair_take(struct vdi_checker *c, uint32_t *number,
@@ -52,7 +52,8 @@ static int repair_move(struct vdi_checker *c, uint32_t index, uint32_t from,
 typedef int repair_fn(struct vdi_checker *c, void *opaque, uint32_t index,
                       uint32_t number, struct rhea_error *err);
 
-/* FN for each entry that leads to a block; then all of it is durable. */
+/* FN for each entry that leads to a block; then all of it is durable. What lies
+ * outside of the file does so until then, however it grows. */
 static int repair_table(struct vdi_checker *c, repair_fn *fn, void *opaque,
                         struct rhea_error *err)
 {
@@ -67,7 +68,9 @@ static int repair_table(struct vdi_checker *c, repair_fn *fn, void *opaque,
             return ret;
     }
     int ret = table_write_back(&v->table, err);
-    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+    if (!ret)
+        ret = rhea_storage_flush(v->base.storage, err);
+    return ret ? ret : rhea_storage_size(v->base.storage, &v->file_size, err);
 }
 
 /* OPAQUE: the blocks that an entry before led to. */
@@ -101,7 +104,7 @@ int vdi_repair_errors(struct vdi_checker *c, struct rhea_error *err)
 {
     struct vdi *v = c->v;
     struct bitmap seen = {0};
-    if (c->n_shared > vdi_room(v) + SHARED_LEAST)
+    if (c->n_shared > RHEA_MAX(v->file_size, SHARED_LEAST) / v->stride)
         c->n_shared_left = c->n_shared;
     int ret = bitmap_init(&seen, c->used.n_bits, err);
     uint64_t count = RHEA_MAX(v->head.count, bitmap_end(&c->used));

@@ -30,8 +30,9 @@ uint64_t vdi_room(const struct vdi *v)
 bool vdi_is_inside(const struct vdi *v, uint32_t index, uint32_t number)
 {
     uint64_t offset = (uint64_t)index * v->head.block_size;
-    uint64_t need = RHEA_MIN(v->head.block_size,
-                             v->base.size > offset ? v->base.size - offset : 0);
+    uint64_t need = v->head.block_size;
+    if (offset < v->base.size)
+        need = RHEA_MIN(need, v->base.size - offset);
     uint64_t end = RHEA_MAX(v->file_size, v->blocks.file_end);
     return range_inside(vdi_host(v, number), need, end);
 }

@@ -83,19 +83,23 @@ static struct rhea_storage *common_load(const uint8_t *data, size_t len)
     return s;
 }
 
-static const struct rhea_format_ops *common_probe(const struct fuzz_input *in)
+/* What IN is an image of; NULL: of nothing that a target takes. INPLACE: of
+ * nothing that can be converted in place. */
+static const struct rhea_format_ops *common_probe(const struct fuzz_input *in,
+                                                  bool inplace)
 {
     uint8_t head[2048] = {0};
     if (in->len < 64)
         return NULL;
     memcpy(head, in->data, RHEA_MIN(in->len, sizeof(head)));
     const struct rhea_format_ops *found = rhea_format_probe(head, sizeof(head));
-    return found->walk ? found : NULL;
+    return (inplace ? found->walk != NULL : found->check != NULL) ? found
+                                                                  : NULL;
 }
 
 bool fuzz_is_image(const struct fuzz_input *in)
 {
-    return common_probe(in) != NULL;
+    return common_probe(in, true) != NULL;
 }
 
 struct rhea_storage *fuzz_image(struct fuzz_input *in,
@@ -104,7 +108,7 @@ struct rhea_storage *fuzz_image(struct fuzz_input *in,
     static const char *const names[] = {"qcow2", "qed"};
     const char *dump = getenv("FUZZ_DUMP");
     struct rhea_storage *s;
-    if (common_probe(in)) {
+    if (common_probe(in, !format)) {
         s = common_load(in->data, in->len);
     } else {
         if (!format)
@@ -170,7 +174,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
         return LLVMFuzzerMutate(data, size, max_size);
 
     struct fuzz_input image = {data, size};
-    const struct rhea_format_ops *format = common_probe(&image);
+    const struct rhea_format_ops *format = common_probe(&image, false);
     bool trailer = image.len >= 16 &&
                    !memcmp(image.data + image.len - 16, FUZZ_TRAILER, 8);
     if (!format || trailer)

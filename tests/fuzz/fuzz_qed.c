@@ -5,15 +5,5 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const struct rhea_format_ops *format = rhea_format_find("qed");
-    struct fuzz_input in = {data, size};
-    uint64_t seed = size;
-    for (size_t i = size < 8 ? 0 : size - 8; i < size; i++)
-        seed = seed << 8 ^ seed >> 56 ^ data[i];
-
-    struct rhea_storage *image = fuzz_image(&in, format);
-    if (image)
-        reader_run(format, image, seed);
-    rhea_storage_close(image);
-    return 0;
+    return reader_fuzz("qed", data, size);
 }

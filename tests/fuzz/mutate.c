@@ -9,7 +9,7 @@
 #include "base/checked.h"
 #include "fuzz.h"
 
-enum { RANGES = 64, SMALLEST = 512 };
+enum { RANGES = 64, USED = 256, SMALLEST = 512 };
 
 struct mutator {
     struct rhea_storage *s;
@@ -33,6 +33,52 @@ static int mutate_note(void *opaque, enum rhea_use use, uint64_t host,
     return ++m->n_ranges == RANGES ? -1 : 0;
 }
 
+struct mutate_used {
+    uint64_t host, end;
+};
+
+static int mutate_order(const void *a, const void *b)
+{
+    const struct mutate_used *x = a, *y = b;
+    return x->host < y->host ? -1 : x->host > y->host;
+}
+
+/* What is no hole of [FROM, TO), which holds no guest data. */
+static void mutate_gap(struct mutator *m, uint64_t from, uint64_t to)
+{
+    while (from < to && m->n_ranges < RANGES) {
+        bool hole = false;
+        uint64_t run = to - from;
+        rhea_storage_extent(m->s, from, run, &hole, &run, NULL);
+        if (!hole)
+            mutate_note(m, RHEA_USE_TABLE, from, run, NULL);
+        from += run;
+    }
+}
+
+/* Of a format that cannot tell where its tables are: all that holds no data. */
+static void mutate_guess(struct mutator *m, struct rhea_format *f)
+{
+    struct mutate_used used[USED];
+    size_t n = 0;
+    uint64_t at = 0;
+    while (at < f->size && n < USED) {
+        struct rhea_extent x = {0};
+        if (f->ops->map(f, at, f->size - at, &x, NULL))
+            x = (struct rhea_extent){.length = m->cluster};
+        if (x.has_host && x.stored_length)
+            used[n++] = (struct mutate_used){x.host, x.host + x.stored_length};
+        at += x.length;
+    }
+    qsort(used, n, sizeof(used[0]), mutate_order);
+    at = 0;
+    for (size_t i = 0; i < n; i++) {
+        mutate_gap(m, at, RHEA_MIN(used[i].host, m->size));
+        at = RHEA_MAX(at, used[i].end);
+    }
+    mutate_gap(m, at, m->size);
+}
+
 static void mutate_look(struct mutator *m, const struct rhea_format_ops *format)
 {
     struct rhea_format *f;
@@ -42,7 +88,10 @@ static void mutate_look(struct mutator *m, const struct rhea_format_ops *format)
     if (rhea_format_open_over(format, &f, m->s, RHEA_FORMAT_CHECK, NULL) == 0) {
         format->info(f, &info);
         m->cluster = info.cluster_size;
-        format->walk(f, mutate_note, m, NULL);
+        if (format->walk)
+            format->walk(f, mutate_note, m, NULL);
+        else
+            mutate_guess(m, f);
         format->close(f, NULL);
     }
     if (!m->n_ranges) {
@@ -177,10 +226,19 @@ static void mutate_once(struct mutator *m, struct fuzz_input *in)
     }
 }
 
+static bool mutate_is_big(const struct rhea_format_ops *format)
+{
+    static const char *const big[] = {"qcow", "qcow2", "vpc"};
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(big); i++)
+        if (strcmp(format->name, big[i]) == 0)
+            return true;
+    return false;
+}
+
 void mutate_image(struct rhea_storage *s, const struct rhea_format_ops *format,
                   unsigned n, struct fuzz_input *in)
 {
-    struct mutator m = {.s = s, .big_endian = strcmp(format->name, "qed") != 0};
+    struct mutator m = {.s = s, .big_endian = mutate_is_big(format)};
     if (!n)
         return;
     mutate_look(&m, format);
