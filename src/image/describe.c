@@ -40,6 +40,7 @@ static const char *const describe_order[] = {
     "max-transfer",
     "host",
     "encrypt.key-secret",
+    "force_size_calc",
     "driver",
     "path",
     "x-image",

@@ -38,6 +38,7 @@ FORMATS = {
     "qcow2": "qcow2",
     "luks": "luks",
     "vmdk": "vmdk",
+    "vhd": "vpc",
 }
 
 UNPACK = {".bz2": bz2.open, ".gz": gzip.open, ".xz": lzma.open}

@@ -84,6 +84,7 @@ static int check_header(struct vpc_checker *c, struct rhea_error *err)
         return 0;
     }
     c->out->corruptions_fixed++;
+    v->header_was_wrong = false;
     vpc_header_seal(v->header);
     return rhea_storage_write(v->base.storage, v->header, VPC_SECTOR,
                               v->header_at, err);

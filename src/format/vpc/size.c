@@ -132,7 +132,9 @@ static uint64_t shape_round_chs(uint64_t size, struct vpc_geometry *g)
         *g = vpc_geometry_max;
         return size;
     }
-    vpc_geometry_for(size, g);
+    *g = (struct vpc_geometry){0};
+    if (size)
+        vpc_geometry_for(size, g);
     for (uint64_t more = VPC_SECTOR; vpc_geometry_bytes(g) < size;
          more += VPC_SECTOR)
         vpc_geometry_for(size + more, g);
