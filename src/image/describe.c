@@ -41,6 +41,7 @@ static const char *const describe_order[] = {
     "host",
     "encrypt.key-secret",
     "force_size_calc",
+    "children",
     "driver",
     "path",
     "x-image",
@@ -103,6 +104,23 @@ static int describe_compare(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
+static json_t *describe_sort(json_t *object);
+
+/* The same of any value. */
+static json_t *describe_sort_value(json_t *value)
+{
+    if (json_is_object(value))
+        return describe_sort(value);
+    if (!json_is_array(value))
+        return json_incref(value);
+    json_t *sorted = json_array();
+    for (size_t i = 0; sorted && i < json_array_size(value); i++)
+        if (json_array_append_new(
+                sorted, describe_sort_value(json_array_get(value, i))))
+            return json_decref(sorted), NULL;
+    return sorted;
+}
+
 /* The same members in QEMU's order; a new object, NULL: out of memory. */
 static json_t *describe_sort(json_t *object)
 {
@@ -122,8 +140,7 @@ static json_t *describe_sort(json_t *object)
     qsort(members, n, sizeof(*members), describe_compare);
     for (i = 0; i < n; i++) {
         value = json_object_get(object, members[i].name);
-        json_t *below =
-            json_is_object(value) ? describe_sort(value) : json_incref(value);
+        json_t *below = describe_sort_value(value);
         if (!below || json_object_set_new(sorted, members[i].name, below))
             return json_decref(sorted), NULL;
     }
@@ -228,7 +245,19 @@ int node_describe_child(struct node_description *d, const char *name,
                         struct rhea_error *err)
 {
     json_t *value = child ? json_incref(child->full) : json_null();
-    if (json_object_set_new(d->full, name, value))
+    const char *dot = strchr(name, '.');
+    if (!dot)
+        return json_object_set_new(d->full, name, value)
+                   ? rhea_error_set(err, ENOMEM, "out of memory")
+                   : 0;
+    RHEA_AUTO_FREE char *list_name = strndup(name, (size_t)(dot - name));
+    json_t *list = list_name ? json_object_get(d->full, list_name) : NULL;
+    if (list_name && !list) {
+        list = json_array();
+        if (json_object_set_new(d->full, list_name, list))
+            list = NULL;
+    }
+    if (json_array_append_new(list, value))
         return rhea_error_set(err, ENOMEM, "out of memory");
     return 0;
 }

@@ -139,9 +139,34 @@ struct node_parent {
     const struct storage_options *options;
     unsigned flags;
     struct node_opening *opening;
-    char child_name[32]; /* "": has none */
-    struct node_description child;
+    struct node_child {
+        char name[32];
+        struct node_description description;
+    } * children;
+    size_t n_children;
 };
+
+/* One more child of that name; NULL: out of memory. */
+static struct node_child *parent_add(struct node_parent *parent,
+                                     const char *name)
+{
+    size_t size = (parent->n_children + 1) * sizeof(*parent->children);
+    struct node_child *more = realloc(parent->children, size);
+    if (!more)
+        return NULL;
+    parent->children = more;
+    more += parent->n_children++;
+    memset(more, 0, sizeof(*more));
+    snprintf(more->name, sizeof(more->name), "%s", name);
+    return more;
+}
+
+static void parent_finish(struct node_parent *parent)
+{
+    for (size_t i = 0; i < parent->n_children; i++)
+        node_description_finish(&parent->children[i].description);
+    free(parent->children);
+}
 
 static int parent_open_child(void *opaque, const char *child, const char *name,
                              struct rhea_storage **out, struct rhea_error *err)
@@ -154,13 +179,12 @@ static int parent_open_child(void *opaque, const char *child, const char *name,
     if (!ret && options.n == 0 && !name)
         ret = rhea_error_set(err, EINVAL, "there is no option %s.filename",
                              child);
-    if (!ret) {
-        node_description_finish(&parent->child);
-        ret = node_open_storage(out, &parent->child, name, &options,
+    struct node_child *c = ret ? NULL : parent_add(parent, child);
+    if (c)
+        ret = node_open_storage(out, &c->description, name, &options,
                                 parent->flags, parent->opening, err);
-    }
-    if (!ret)
-        snprintf(parent->child_name, sizeof(parent->child_name), "%s", child);
+    else if (!ret)
+        ret = rhea_error_set(err, ENOMEM, "out of memory");
     storage_options_finish(&options);
     return ret;
 }
@@ -174,14 +198,18 @@ static int node_describe_storage(struct node_description *d,
     bool others;
     int ret = node_describe(d, driver->name, options, driver->strong_options,
                             &others, err);
-    if (!ret && *parent->child_name)
-        ret = node_describe_child(d, parent->child_name, &parent->child, err);
+    for (size_t i = 0; !ret && i < parent->n_children; i++)
+        ret = node_describe_child(d, parent->children[i].name,
+                                  &parent->children[i].description, err);
     if (ret)
         return ret;
     d->is_protocol = true;
+    static const struct node_description none;
+    const struct node_description *child =
+        parent->n_children ? &parent->children[0].description : &none;
     if (driver->plain_name)
-        d->plain = driver->plain_name(options, parent->child.plain);
-    const char *folder = driver->is_filter   ? parent->child.folder
+        d->plain = driver->plain_name(options, child->plain);
+    const char *folder = driver->is_filter   ? child->folder
                          : driver->no_folder ? NULL
                                              : d->plain;
     d->folder = folder ? strdup(folder) : NULL;
@@ -220,7 +248,7 @@ static int node_open_driver(struct rhea_storage **out,
                              driver->name, unused);
     if (!ret)
         ret = node_describe_storage(d, driver, options, &parent, err);
-    node_description_finish(&parent.child);
+    parent_finish(&parent);
     if (ret) {
         rhea_storage_close(storage);
         node_description_finish(d);

@@ -42,7 +42,8 @@ int node_describe(struct node_description *d, const char *driver,
                   const struct storage_options *options,
                   const char *const *strong, bool *others,
                   struct rhea_error *err);
-/* A child of D; CHILD NULL: none, though one might be thought. */
+/* A child of D; CHILD NULL: none, though one might be thought. "children.0" and
+ * so on are a list, in their order. */
 int node_describe_child(struct node_description *d, const char *name,
                         const struct node_description *child,
                         struct rhea_error *err);

@@ -4,17 +4,12 @@
 #include <string.h>
 
 const struct storage_driver *const storage_drivers[] = {
-    &storage_driver_file,
-    &storage_driver_host_device,
-    &storage_driver_nbd,
-    &storage_driver_http,
-    &storage_driver_https,
-    &storage_driver_ftp,
-    &storage_driver_ftps,
-    &storage_driver_null_co,
-    &storage_driver_null_aio,
-    &storage_driver_blkdebug,
-    NULL,
+    &storage_driver_file,     &storage_driver_host_device,
+    &storage_driver_nbd,      &storage_driver_http,
+    &storage_driver_https,    &storage_driver_ftp,
+    &storage_driver_ftps,     &storage_driver_null_co,
+    &storage_driver_null_aio, &storage_driver_blkdebug,
+    &storage_driver_quorum,   NULL,
 };
 
 const struct storage_driver *storage_driver_find(const char *name)

@@ -76,10 +76,11 @@ struct storage_open {
     const struct storage_options *options;
     unsigned flags; /* RHEA_FILE_*; CREATE only to those that can */
     /*
-     * Open the child node CHILD ("image"), which then is the caller's, to be
-     * closed by it: as the options "CHILD.*" say. NAME, where it is not NULL,
-     * is the child's file name where no such options are given. The child may
-     * be of any kind, a format too. -EINVAL where neither says what it is.
+     * Open the child node CHILD ("image", "children.0"), which then is the
+     * caller's, to be closed by it: as the options "CHILD.*" say. NAME, where
+     * it is not NULL, is the child's file name where no such options are given.
+     * The child may be of any kind, a format too. -EINVAL where neither says
+     * what it is.
      */
     int (*open_child)(void *opaque, const char *child, const char *name,
                       struct rhea_storage **out, struct rhea_error *err);
@@ -129,7 +130,8 @@ extern const struct storage_driver *const storage_drivers[];
 extern const struct storage_driver storage_driver_file,
     storage_driver_host_device, storage_driver_blkdebug, storage_driver_nbd,
     storage_driver_http, storage_driver_https, storage_driver_ftp,
-    storage_driver_ftps, storage_driver_null_co, storage_driver_null_aio;
+    storage_driver_ftps, storage_driver_null_co, storage_driver_null_aio,
+    storage_driver_quorum;
 
 const struct storage_driver *storage_driver_find(const char *name);
 /* By "PROTOCOL:..."; NULL when there is none, or no such beginning. */

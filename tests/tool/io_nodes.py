@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """rhea-io on images that are put together of several nodes, as qemu-io."""
-import os
+import shutil
 
 import tool
 from iocase import IO, IoCase
@@ -168,6 +168,92 @@ class IoNodes(IoCase):
         r = self.run_io('./qemu-io', "json:{'driver': 'null-co', 'size': 65536}",
                         'reopen', 'info', fmt='null-co')
         self.assertEqual(r.out, 'format name: null-co\n' * 2)
+
+    def quorum(self, *more, names=('c0', 'c1', 'c2'), threshold=2, driver=''):
+        options = [f'vote-threshold={threshold}', *more]
+        for i, name in enumerate(names):
+            child = f'children.{i}.'
+            if ':' in name:
+                options += [f'{child}driver=blkdebug',
+                            f'{child}image.filename={name[1:]}',
+                            f'{child}inject-error.0.event=none']
+            else:
+                options += [f'{child}driver=file', f'{child}filename={name}']
+        if not driver:
+            return ','.join(['driver=quorum', *options])
+        return ','.join([f'driver={driver}', 'file.driver=quorum',
+                         *('file.' + o for o in options)])
+
+    def quorum_io(self, options, *commands):
+        """The same as qemu-io, on copies."""
+        results = []
+        for program in ('qemu-io', './qemu-io'):
+            for name in ('c0', 'c1', 'c2'):
+                shutil.copy(name, 'kept-' + name)
+            r = self.run_io(program, options, *commands,
+                            options=('--image-opts',))
+            results.append((r.code, [x for x in r.out.splitlines()
+                                     if ' ops; ' not in x],
+                            [tool.contents(n) for n in ('c0', 'c1', 'c2')]))
+            if program == 'qemu-io':
+                for name in ('c0', 'c1', 'c2'):
+                    shutil.copy('kept-' + name, name)
+        self.assertEqual(results[1][:2], results[0][:2])
+        self.assertTrue(results[1][2] == results[0][2])
+
+    def test_quorum(self):
+        for name, byte in (('c0', 5), ('c1', 5), ('c2', 9)):
+            with open(name, 'wb') as f:
+                f.write(bytes([byte]) * 65536 + bytes(983040))
+        work = ('read -P 5 0 64k', 'write -P 7 4k 8k', 'write -z 20k 4k',
+                'read -P 5 0 4k', 'read -P 7 4k 8k', 'read -P 0 64k 64k',
+                'discard 128k 64k', 'length', 'map')
+        for more in ((), ('read-pattern=fifo',), ('rewrite-corrupted=on',),
+                     ('read-pattern=quorum', 'blkverify=off')):
+            for threshold in (1, 2, 3):
+                with self.subTest(more=more, threshold=threshold):
+                    self.quorum_io(self.quorum(*more, threshold=threshold),
+                                   *work)
+        for more, threshold in (((), 4), ((), 0), (('blkverify=on',), 2),
+                                (('read-pattern=x',), 2),
+                                (('rewrite-corrupted=on',
+                                  'read-pattern=fifo'), 2)):
+            with self.subTest(more=more, threshold=threshold):
+                self.quorum_io(self.quorum(*more, threshold=threshold),
+                               'length')
+
+    def test_a_child_of_a_quorum_that_fails(self):
+        for name in ('c0', 'c1', 'c2'):
+            with open(name, 'wb') as f:
+                f.truncate(1 << 20)
+        for names, threshold, code in (
+                ((':c0', 'c1', 'c2'), 2, 0), (('c0', ':c1', ':c2'), 2, 1),
+                ((':c0', 'c1', 'c2'), 3, 1)):
+            with self.subTest(names=names, threshold=threshold):
+                r = self.run_io(IO, self.quorum(names=names,
+                                                threshold=threshold),
+                                'write -P 3 0 64k', 'read -P 3 0 64k',
+                                options=('--image-opts',))
+                self.assertEqual(r.code, code, str(r))
+                self.assertRegex(r.err, '(?m)^child [012] of 3 of the quorum')
+
+    def test_a_format_on_a_quorum(self):
+        self.make('qcow2', '8M')
+        for name in ('c0', 'c1', 'c2'):
+            shutil.copy('ours', name)
+        options = self.quorum(driver='qcow2')
+        r = self.run_io(IO, options, 'write -P 3 1M 3M', 'write -z 2M 1M',
+                        'discard 3M 64k', 'read -P 3 1M 1M',
+                        options=('--image-opts',))
+        self.assertEqual((r.code, r.err), (0, ''), str(r))
+        for name in ('c0', 'c1', 'c2'):
+            self.sound(name, 'qcow2')
+            self.assertEqual(tool.contents(name), tool.contents('c0'))
+        ours = self.rhea('info', '--image-opts', options).out
+        name = ours.splitlines()[0].split(' ', 1)[1]
+        self.assertEqual(name, self.qemu('info', '--image-opts', options)
+                         .out.splitlines()[0].split(' ', 1)[1])
+        self.assertEqual(self.rhea('info', name).out, ours)
 
     def test_errors_of_a_data_file(self):
         """What stands in front of it fails where that passes the event."""
