@@ -24,14 +24,17 @@ make -C "$RHEA_SOURCE" --no-print-directory install BUILD="$work/build" \
     fail "make install failed"
 }
 
-has bin/rhea-img
+for program in rhea-img rhea-io; do
+    has "bin/$program"
+    has "share/man/man1/$program.1"
+    has "share/bash-completion/completions/$program"
+done
 has lib/librhea-image.a
 has lib/librhea-image.so
 has lib/pkgconfig/librhea-image.pc
 for header in "$RHEA_SOURCE"/include/rhea/*.h; do
     has "include/rhea/${header##*/}"
 done
-has share/man/man1/rhea-img.1
 version=$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig \
     pkg-config --modversion librhea-image)
 "$prefix/bin/rhea-img" --version | grep -qF "$version" ||

@@ -1,5 +1,51 @@
 # SPDX-License-Identifier: MIT
-# Completion of rhea-img's command line for bash.
+# Completion of rhea-img's command line for bash. What there is to complete the
+# program itself tells, in its help.
+
+# The words of a help text that are commands.
+_rhea_img_commands() {
+    "$1" --help 2>/dev/null |
+        sed -n 's/^  \([a-z][a-z-]*\)  .*/\1/p'
+    echo help
+}
+
+# The options of a command, with "=" behind those that take it so; for dd its
+# operands.
+_rhea_img_options() {
+    "$1" "$2" --help 2>/dev/null | sed '/^$/,$d' |
+        grep -oE -- '(^|[[ |({])(--?[A-Za-z][A-Za-z-]*=?|[a-z]+=)' |
+        sed 's/^[[ |({]//'
+    echo --help
+}
+
+_rhea_img_formats() {
+    "$1" --help 2>/dev/null | sed -n 's/^Supported formats: //p'
+}
+
+# The creation options of a format: the command, the format.
+_rhea_img_creation() {
+    "$1" "$2" ${3:+-f "$3"} -o help 2>/dev/null |
+        sed -n 's/^  \([a-z_.-]*=\)<.*/\1/p'
+}
+
+# What follows -o: the part behind the last comma is completed.
+_rhea_img_list() {
+    local program=$1 command=$2 cur=$3 format="" i
+    local list=${cur%"${cur##*,}"}
+
+    for ((i = 2; i < cword; i++)); do
+        case $command:${words[i - 1]} in
+        create:-f | amend:-f | convert:-O | measure:-O | convert-inplace:-O)
+            format=${words[i]}
+            ;;
+        esac
+    done
+    [ "$command" = amend ] || command=create
+    mapfile -t COMPREPLY < <(compgen -P "$list" \
+        -W "$(_rhea_img_creation "$program" "$command" "$format")" \
+        -- "${cur##*,}")
+    compopt -o nospace
+}
 
 _rhea_img() {
     local cur prev words cword
@@ -9,25 +55,33 @@ _rhea_img() {
         words=("${COMP_WORDS[@]}")
         cword=$COMP_CWORD
     }
-    local commands="amend bitmap check compare convert convert-inplace create help info map measure resize snapshot"
-    local formats="luks qcow2 qed raw"
-    local command=${words[1]-}
+    local program=${words[0]} command=${words[1]-}
 
     if [ "$cword" -eq 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "$commands --help --version" \
-            -- "$cur")
+        mapfile -t COMPREPLY < <(compgen \
+            -W "$(_rhea_img_commands "$program") --help --version" -- "$cur")
         return
     fi
     if [ "$command" = help ]; then
-        mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen \
+            -W "$(_rhea_img_commands "$program")" -- "$cur")
         return
     fi
 
-    local values="" options=""
+    local values=""
     case $prev in
-    -f | -F | -O | --format) values=$formats ;;
+    -f | -F | -O) values=$(_rhea_img_formats "$program") ;;
     -t | -T) values="none writeback writethrough directsync unsafe" ;;
-    -r | --repair) [ "$command" = check ] && values="leaks all" ;;
+    -r) [ "$command" = check ] && values="leaks all" ;;
+    -i) values="threads native io_uring" ;;
+    -o)
+        case $command in
+        amend | convert | convert-inplace | create | measure)
+            _rhea_img_list "$program" "$command" "$cur"
+            return
+            ;;
+        esac
+        ;;
     esac
     case $cur in
     --preallocation=*)
@@ -35,6 +89,7 @@ _rhea_img() {
         values+=" --preallocation=falloc --preallocation=full"
         ;;
     --output=*) values="--output=human --output=json" ;;
+    --repair=*) values="--repair=leaks --repair=all" ;;
     --allow-loss=*)
         values="--allow-loss=snapshots --allow-loss=bitmaps"
         values+=" --allow-loss=extensions --allow-loss=backing-format"
@@ -45,34 +100,13 @@ _rhea_img() {
         return
     fi
 
-    case $command in
-    amend) options="-o -f -t -p -q --force --object --image-opts" ;;
-    measure)
-        options="-O -o -f -l -U --size= --output= --object --image-opts"
+    case $command:$cur in
+    dd:if=* | dd:of=*)
+        mapfile -t COMPREPLY < <(compgen -f -P "${cur%%=*}=" -- "${cur#*=}")
         ;;
-    resize)
-        options="-f -q --shrink --preallocation= --object --image-opts"
-        ;;
-    bitmap)
-        options="--add -g --remove --clear --enable --disable --merge -b -F"
-        options+=" -f --object --image-opts"
-        ;;
-    check) options="-f --format -r --repair --output= -q -p -T -U" ;;
-    compare) options="-f -F -s -p -q -T -U" ;;
-    convert)
-        options="-f -O -o -B -F -c -p -q -n -S -m -W -t -T -U --target-is-zero"
-        ;;
-    convert-inplace)
-        options="-f -O -o -p -q -n --dry-run --json --allow-loss="
-        ;;
-    create) options="-f -b -F -u -o -q" ;;
-    info) options="-f --format --output= --backing-chain -U" ;;
-    snapshot) options="-l -c -a -d -q -U --object --image-opts" ;;
-    map) options="-f --format --output= -s -l -U" ;;
-    esac
-    case $cur in
-    -*)
-        mapfile -t COMPREPLY < <(compgen -W "$options --help" -- "$cur")
+    *:-* | dd:[a-z]*)
+        mapfile -t COMPREPLY < <(compgen \
+            -W "$(_rhea_img_options "$program" "$command")" -- "$cur")
         [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace
         ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
