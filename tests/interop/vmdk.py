@@ -340,6 +340,132 @@ def markers(path):
     return found, at * 512 == len(data)
 
 
+class Checking(Vmdk):
+    def damaged(self, *changes):
+        """A copy of good.vmdk, bad.vmdk, with CHANGES: (offset, bytes)."""
+        shutil.copy('good.vmdk', 'bad.vmdk')
+        with open('bad.vmdk', 'r+b') as f:
+            for at, data in changes:
+                f.seek(at)
+                f.write(data)
+
+    def check(self, path, *args, code=0):
+        result = tool.rhea('check', '--output=json', *args, path)
+        self.assertEqual(result.code, code, str(result))
+        return result.json
+
+    def make_good(self):
+        self.make_data('raw', 5 * MIB, [(0, MIB), (2 * MIB, 2 * MIB)])
+        self.qemu('convert', '-O', 'vmdk', 'raw', 'good.vmdk')
+        head = contents('good.vmdk')[:512]
+        places = [int.from_bytes(head[at:at + 8], 'little') * 512
+                  for at in (56, 48)]
+        self.tables = []
+        for at in places:
+            with open('good.vmdk', 'rb') as f:
+                f.seek(at)
+                self.tables.append(int.from_bytes(f.read(4), 'little') * 512)
+        self.directories = places
+
+    def still_there(self):
+        for program in (tool.qemu, tool.rhea):
+            self.good(program('convert', '-O', 'raw', 'bad.vmdk', 'out'))
+            self.assertTrue(contents('out') == contents('raw'))
+
+    def test_sound_images(self):
+        for subformat in SUBFORMATS + ['vmfsSparse']:
+            with self.subTest(subformat=subformat):
+                for program in (tool.rhea, tool.qemu):
+                    if subformat == 'vmfsSparse' and program == tool.qemu:
+                        continue
+                    self.make_data('raw', 5 * MIB, [(0, MIB), (2 * MIB, 9)])
+                    self.good(program('convert', '-O', 'vmdk', '-o',
+                                      f'subformat={subformat}', 'raw',
+                                      'new.vmdk'))
+                    found = self.check('new.vmdk')
+                    if subformat in SPARSE + [STREAM]:
+                        self.assertEqual((found['total-clusters'],
+                                          found['allocated-clusters']),
+                                         (80, 17))
+
+    def test_what_the_second_tables_repair(self):
+        self.make_good()
+        nowhere = b'\xff\xff\xff\x0f'
+        first, second = self.tables
+        for name, changes in (
+                ('entries nowhere', [(first, nowhere * 9)]),
+                ('entries lost', [(first, bytes(4 * 16))]),
+                ('a whole table lost', [(first, bytes(2048))]),
+                ('the copy differs', [(second + 8, bytes(40))]),
+                ('the copy nowhere', [(second, nowhere * 16)]),
+                ('no table', [(self.directories[0], bytes(4))]),
+                ('a table nowhere', [(self.directories[0], nowhere)]),
+                ('no copy of the table', [(self.directories[1], bytes(4))]),
+                ('a directory nowhere', [(56, b'\xff' * 7 + b'\0')]),
+                ('no second directory', [(48, b'\xff' * 7 + b'\0')])):
+            with self.subTest(name=name):
+                self.damaged(*changes)
+                self.assertGreater(self.check('bad.vmdk', code=2)
+                                   ['corruptions'], 0)
+                found = self.check('bad.vmdk', '-r', 'all')
+                self.assertGreater(found['corruptions-fixed'], 0)
+                self.check('bad.vmdk')
+                self.still_there()
+                self.rhea_io('bad.vmdk', 'write -P 1 1M 64k')
+                self.check('bad.vmdk')
+
+    def test_what_cannot_be_repaired(self):
+        self.make_good()
+        nowhere = b'\xff\xff\xff\x0f'
+        # Dropped.
+        self.damaged(*[(at + 4, nowhere) for at in self.tables])
+        self.fails(tool.rhea('convert', '-O', 'raw', 'bad.vmdk', 'out'),
+                   says='damaged')
+        self.check('bad.vmdk', '-r', 'all', code=3)  # the grain is a leak now
+        self.rhea('convert', '-O', 'raw', 'bad.vmdk', 'out')
+        expect = bytearray(contents('raw'))
+        expect[65536:131072] = bytes(65536)
+        self.assertTrue(contents('out') == expect)
+        # Used twice.
+        with open('good.vmdk', 'rb') as f:
+            f.seek(self.tables[0])
+            entry = f.read(4)
+        self.damaged(*[(at + 4, entry) for at in self.tables])
+        self.assertEqual(self.check('bad.vmdk', code=2)['corruptions'], 1)
+        self.check('bad.vmdk', '-r', 'all', code=2)
+
+    def test_leaks(self):
+        self.make_good()
+        shutil.copy('good.vmdk', 'bad.vmdk')
+        size = os.path.getsize('bad.vmdk')
+        with open('bad.vmdk', 'r+b') as f:
+            f.seek(size + 65536)
+            f.write(b'x' * 65536)
+        self.assertEqual(self.check('bad.vmdk', code=3)['leaks'], 2)
+        self.check('bad.vmdk', '-r', 'leaks')
+        self.assertEqual(os.path.getsize('bad.vmdk'), size)
+        self.still_there()
+
+    def test_what_is_cut_off(self):
+        self.make_data('raw', 5 * MIB, [(0, MIB)])
+        self.qemu('convert', '-O', 'vmdk', '-o', 'subformat=monolithicFlat',
+                  'raw', 'good.vmdk')
+        os.truncate('good-flat.vmdk', 3 * MIB)
+        self.fails(tool.rhea('convert', '-O', 'raw', 'good.vmdk', 'out'),
+                   says='cut off')
+        self.assertEqual(self.check('good.vmdk', code=2)['corruptions'], 1)
+        self.make_good()
+        os.truncate('good.vmdk', 3 * MIB)
+        self.assertGreater(self.check('good.vmdk', code=2)['corruptions'], 0)
+
+    def test_an_extent_that_was_not_closed(self):
+        self.make_good()
+        self.damaged((72, b'\1'))
+        self.check('bad.vmdk', '-r', 'all')
+        self.assertEqual(contents('bad.vmdk')[72], 0)
+        self.still_there()
+
+
 class Streams(Vmdk):
     def make_raw(self, seed, size=70 * MIB + 1536):
         rng = random.Random(seed)

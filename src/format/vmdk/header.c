@@ -154,6 +154,7 @@ static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
                               "the extent has no room for a grain directory of "
                               "%" PRIu64 " entries at sector %" PRIu64,
                               h->n_tables, directory);
+    h->one_directory = !good || (redundant && !good_copy);
     if (!good)
         h->directory = h->redundant;
     if (!good || !good_copy)

@@ -55,11 +55,9 @@ static bool sesparse_table(const struct vmdk_extent *x, uint64_t entry,
     return vmdk_table_fits(x, *table);
 }
 
-/* Entry INDEX of the directory at DIRECTORY; false: it cannot be right. *TABLE
- * is 0 where there is none. */
-static int directory_entry(struct vmdk_extent *x, uint64_t directory,
-                           uint64_t index, uint64_t *table, bool *good,
-                           struct rhea_error *err)
+int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
+                         uint64_t index, uint64_t *table, bool *good,
+                         struct rhea_error *err)
 {
     const uint8_t *p;
     uint32_t len;
@@ -81,7 +79,7 @@ int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
 {
     uint64_t directory = redundant ? x->h.redundant : x->h.directory;
     bool good = false;
-    int ret = directory_entry(x, directory, index, table, &good, err);
+    int ret = vmdk_directory_entry(x, directory, index, table, &good, err);
     if (ret || good)
         return ret;
     return map_damaged(x, index * x->h.table_entries, *table, err);
@@ -95,11 +93,12 @@ static int map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
     bool good = false, good_copy = false;
     if (x->stream)
         return 0;
-    int ret = directory_entry(x, x->h.directory, index, table, &good, err);
+    int ret = vmdk_directory_entry(x, x->h.directory, index, table, &good, err);
     if (ret || (good && *table))
         return ret;
     if (x->h.redundant)
-        ret = directory_entry(x, x->h.redundant, index, &copy, &good_copy, err);
+        ret = vmdk_directory_entry(x, x->h.redundant, index, &copy, &good_copy,
+                                   err);
     if (ret)
         return ret;
     if (good_copy && copy)
@@ -117,8 +116,7 @@ struct span {
     uint64_t table;         /* 0: none */
 };
 
-/* Whether BYTES of the file at AT are a hole. */
-static bool span_is_hole(struct vmdk_extent *x, uint64_t at, uint64_t bytes)
+bool vmdk_is_hole(struct vmdk_extent *x, uint64_t at, uint64_t bytes)
 {
     if (x->table.n_dirty)
         return false;
@@ -151,27 +149,20 @@ static int span_get(struct vmdk_extent *x, uint64_t grain, uint64_t want,
         return ret;
     uint64_t where = span->table + at * x->h.entry_size;
     if (!span->table ||
-        (at == 0 && span_is_hole(x, where, span->count * x->h.entry_size)))
+        (at == 0 && vmdk_is_hole(x, where, span->count * x->h.entry_size)))
         return 0;
     ret = table_get(&x->table, where, &span->entries, &len, err);
     span->count = RHEA_MIN(span->count, (uint64_t)len / x->h.entry_size);
     return ret;
 }
 
-/* What one entry says. */
-struct grain {
-    enum rhea_extent_kind kind;
-    uint64_t host;
-    bool has_host;
-};
-
 static bool grain_decode_sesparse(const struct vmdk_extent *x, uint64_t entry,
-                                  struct grain *g)
+                                  struct vmdk_grain *g)
 {
     const struct vmdk_header *h = &x->h;
     uint64_t number =
         (entry & 0x0fff000000000000) >> 48 | (entry & 0x0000ffffffffffff) << 12;
-    *g = (struct grain){.kind = RHEA_EXTENT_ZERO};
+    *g = (struct vmdk_grain){.kind = RHEA_EXTENT_ZERO};
     switch (entry >> 60) {
     case SESPARSE_NONE:
         g->kind = RHEA_EXTENT_UNALLOCATED;
@@ -189,13 +180,13 @@ static bool grain_decode_sesparse(const struct vmdk_extent *x, uint64_t entry,
     }
 }
 
-static bool grain_decode(const struct vmdk_extent *x, const uint8_t *p,
-                         struct grain *g)
+bool vmdk_grain_decode(const struct vmdk_extent *x, const uint8_t *p,
+                       struct vmdk_grain *g)
 {
     if (x->kind == VMDK_SESPARSE)
         return grain_decode_sesparse(x, load_le64(p), g);
     uint32_t entry = load_le32(p);
-    *g = (struct grain){.kind = RHEA_EXTENT_UNALLOCATED};
+    *g = (struct vmdk_grain){.kind = RHEA_EXTENT_UNALLOCATED};
     if (entry == VMDK_GTE_NONE)
         return true;
     if (entry == VMDK_GTE_ZERO && x->h.zero_grains) {
@@ -210,7 +201,7 @@ static bool grain_decode(const struct vmdk_extent *x, const uint8_t *p,
 
 /* Whether the file has a grain there. The guest's writes must not reach the
  * tables, whatever an entry says. */
-static bool grain_fits(const struct vmdk_extent *x, const struct grain *g)
+static bool grain_fits(const struct vmdk_extent *x, const struct vmdk_grain *g)
 {
     uint64_t least = x->writable ? x->h.overhead : VMDK_SECTOR;
     return !g->has_host || (g->host >= RHEA_MAX(least, (uint64_t)VMDK_SECTOR) &&
@@ -219,29 +210,29 @@ static bool grain_fits(const struct vmdk_extent *x, const struct grain *g)
 
 /* The entry of GRAIN in the other copy of its table. */
 static bool grain_in_copy(struct vmdk_extent *x, uint64_t grain,
-                          struct grain *g)
+                          struct vmdk_grain *g)
 {
     uint64_t index = grain / x->h.table_entries, table;
     const uint8_t *p;
     uint32_t len;
     bool good;
     if (!x->h.redundant ||
-        directory_entry(x, x->h.redundant, index, &table, &good, NULL) ||
+        vmdk_directory_entry(x, x->h.redundant, index, &table, &good, NULL) ||
         !good || !table)
         return false;
     table += grain % x->h.table_entries * x->h.entry_size;
     return table_get(&x->table, table, &p, &len, NULL) == 0 &&
-           grain_decode(x, p, g) && grain_fits(x, g);
+           vmdk_grain_decode(x, p, g) && grain_fits(x, g);
 }
 
 /* How many of N entries go on with a run whose next grain is G. */
 static uint64_t grain_count(const struct vmdk_extent *x, const uint8_t *entries,
-                            uint64_t n, struct grain g)
+                            uint64_t n, struct vmdk_grain g)
 {
     uint64_t i = 0;
     for (; i < n; i++, g.host += x->h.grain_size) {
-        struct grain other;
-        if (!grain_decode(x, entries + i * x->h.entry_size, &other) ||
+        struct vmdk_grain other;
+        if (!vmdk_grain_decode(x, entries + i * x->h.entry_size, &other) ||
             other.kind != g.kind || !grain_fits(x, &other) ||
             (g.has_host && other.host != g.host))
             break;
@@ -256,8 +247,8 @@ static uint64_t grain_stored_end(const struct vmdk_extent *x, uint64_t host,
 {
     uint64_t end = host + 2 * x->h.grain_size;
     for (uint64_t i = 1; i < n; i++) {
-        struct grain next;
-        if (!grain_decode(x, entries + i * x->h.entry_size, &next) ||
+        struct vmdk_grain next;
+        if (!vmdk_grain_decode(x, entries + i * x->h.entry_size, &next) ||
             !next.has_host)
             continue;
         return next.host > host ? RHEA_MIN(end, next.host) : end;
@@ -267,18 +258,18 @@ static uint64_t grain_stored_end(const struct vmdk_extent *x, uint64_t host,
 
 /* The run that begins with GRAIN, at most WANT grains. */
 static int map_run(struct vmdk_extent *x, uint64_t grain, uint64_t want,
-                   struct grain *g, uint64_t *count, uint64_t *stored,
+                   struct vmdk_grain *g, uint64_t *count, uint64_t *stored,
                    struct rhea_error *err)
 {
     struct span span;
     int ret = span_get(x, grain, want, &span, err);
     if (ret)
         return ret;
-    *g = (struct grain){.kind = RHEA_EXTENT_UNALLOCATED};
+    *g = (struct vmdk_grain){.kind = RHEA_EXTENT_UNALLOCATED};
     *count = 1;
     *stored = 0;
     if (span.entries &&
-        (!grain_decode(x, span.entries, g) || !grain_fits(x, g))) {
+        (!vmdk_grain_decode(x, span.entries, g) || !grain_fits(x, g))) {
         uint64_t where = g->host;
         return grain_in_copy(x, grain, g) ? 0
                                           : map_damaged(x, grain, where, err);
@@ -290,7 +281,7 @@ static int map_run(struct vmdk_extent *x, uint64_t grain, uint64_t want,
     }
     uint64_t n = 0;
     for (unsigned i = 0; i < MAP_SPANS; i++) {
-        struct grain next = *g;
+        struct vmdk_grain next = *g;
         next.host += n * x->h.grain_size;
         uint64_t limit = RHEA_MIN(span.count, want - n);
         uint64_t more = span.entries
@@ -315,7 +306,7 @@ int vmdk_sparse_map(struct blocks *b, uint64_t offset, uint64_t len,
     uint64_t skip = offset % size;
     uint64_t want = (offset + len - 1) / size - grain + 1;
     uint64_t count, stored;
-    struct grain g;
+    struct vmdk_grain g;
     int ret = map_run(x, grain, want, &g, &count, &stored, err);
     if (ret)
         return ret;

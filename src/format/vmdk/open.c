@@ -30,6 +30,13 @@ static bool open_for_guest(const struct vmdk *v)
     return !(v->flags & (RHEA_FORMAT_CHECK | RHEA_FORMAT_NO_IO));
 }
 
+/* What is broken is to be reported, not refused. */
+static bool open_for_check(const struct vmdk *v)
+{
+    return (v->flags & (RHEA_FORMAT_CHECK | RHEA_FORMAT_NO_IO)) ==
+           RHEA_FORMAT_CHECK;
+}
+
 /* --- Extents --- */
 
 /* Why a sparse extent cannot be written to, or even read. */
@@ -52,12 +59,11 @@ static int open_check_header(struct vmdk *v, const struct vmdk_header *h,
 }
 
 /* X has its header, FILE, START and SIZE. */
-static int open_sparse(struct vmdk_extent *x, bool check,
-                       struct rhea_error *err)
+static int open_sparse(struct vmdk_extent *x, struct rhea_error *err)
 {
     struct vmdk *v = x->image;
     uint64_t size;
-    int ret = vmdk_header_read(x->file, check, &x->h, err);
+    int ret = vmdk_header_read(x->file, open_for_check(v), &x->h, err);
     if (!ret)
         ret = open_check_header(v, &x->h, err);
     if (!ret)
@@ -162,9 +168,7 @@ static int open_line(struct vmdk *v, const struct descriptor_extent *line,
         ret =
             v->files->open(v->files->opaque, line->name, write, &x->file, err);
     if (!ret)
-        ret = vmdk_is_sparse(x->kind)
-                  ? open_sparse(x, v->flags & RHEA_FORMAT_CHECK, err)
-                  : open_flat(x, err);
+        ret = vmdk_is_sparse(x->kind) ? open_sparse(x, err) : open_flat(x, err);
     return ret && line->name
                ? rhea_error_prefix(err, "extent '%.200s'", line->name)
                : ret;
@@ -212,7 +216,7 @@ static int open_single(struct vmdk *v, struct rhea_error *err)
         .writable = v->flags & RHEA_FORMAT_WRITE && !v->lone &&
                     !(d->n_extents && d->extents->access != DESCRIPTOR_RW),
     };
-    int ret = open_sparse(x, v->flags & RHEA_FORMAT_CHECK, err);
+    int ret = open_sparse(x, err);
     v->base.size = x->size;
     return ret;
 }
@@ -293,7 +297,7 @@ static int open_inside(struct vmdk *v, enum vmdk_kind kind,
     char first = 0;
     if (kind != VMDK_HOSTED)
         return open_lone(v, kind, err);
-    int ret = vmdk_header_read(file, v->flags & RHEA_FORMAT_CHECK, &h, err);
+    int ret = vmdk_header_read(file, open_for_check(v), &h, err);
     if (!ret && h.descriptor)
         ret = rhea_storage_read_padded(file, &first, 1, h.descriptor, err);
     if (ret)

@@ -27,15 +27,18 @@
 #include "format/vmdk/header.h"
 #include "format/vmdk/stream.h"
 
-static int sparse_mark(struct vmdk_extent *x, bool unclean,
-                       struct rhea_error *err)
+int vmdk_sparse_mark(struct vmdk_extent *x, bool unclean,
+                     struct rhea_error *err)
 {
     uint8_t mark[sizeof(uint32_t)];
     store_le32(mark, unclean);
     bool cowd = x->kind == VMDK_COWD;
     int ret = rhea_storage_write(x->file, mark, cowd ? sizeof(mark) : 1,
                                  cowd ? COWD_H_UNCLEAN : HOSTED_H_UNCLEAN, err);
-    return ret ? ret : rhea_storage_flush(x->file, err);
+    if (!ret)
+        ret = rhea_storage_flush(x->file, err);
+    x->h.unclean = ret || unclean;
+    return ret;
 }
 
 static int sparse_begin(struct blocks *b, struct rhea_error *err)
@@ -44,8 +47,8 @@ static int sparse_begin(struct blocks *b, struct rhea_error *err)
     int ret = vmdk_renew_identity(&x->image->base, err);
     if (ret || x->h.unclean)
         return ret;
-    ret = sparse_mark(x, true, err);
-    x->h.unclean = x->marked = !ret;
+    ret = vmdk_sparse_mark(x, true, err);
+    x->marked = !ret;
     return ret;
 }
 
@@ -56,7 +59,7 @@ int vmdk_sparse_close(struct vmdk_extent *x, struct rhea_error *err)
     if (!b->writable || !b->grown)
         return 0;
     int ret = blocks_flush(b, err);
-    return ret || !x->marked ? ret : sparse_mark(x, false, err);
+    return ret || !x->marked ? ret : vmdk_sparse_mark(x, false, err);
 }
 
 /* --- Room --- */

@@ -14,6 +14,22 @@ static inline struct vmdk_extent *vmdk_extent_of(struct blocks *b)
                                   offsetof(struct vmdk_extent, blocks));
 }
 
+/* What an entry of a grain table says. */
+struct vmdk_grain {
+    enum rhea_extent_kind kind;
+    uint64_t host;
+    bool has_host;
+};
+/* False: it can mean nothing. */
+bool vmdk_grain_decode(const struct vmdk_extent *x, const uint8_t *p,
+                       struct vmdk_grain *g);
+/* Whether BYTES of the file at AT are a hole. */
+bool vmdk_is_hole(struct vmdk_extent *x, uint64_t at, uint64_t bytes);
+/* Entry INDEX of the directory at DIRECTORY: *TABLE is 0 where there is none;
+ * not *GOOD: it cannot be right. */
+int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
+                         uint64_t index, uint64_t *table, bool *good,
+                         struct rhea_error *err);
 /* Whether the file has room for a grain table there. */
 bool vmdk_table_fits(const struct vmdk_extent *x, uint64_t table);
 /* Grain table INDEX, 0: there is none, of the one directory or its copy. */
@@ -22,6 +38,9 @@ int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
 
 /* The second notes zeroes in tables. */
 extern const struct blocks_ops vmdk_sparse_ops, vmdk_zeroed_ops;
+/* Let the header say that the extent was not closed, or that it was. */
+int vmdk_sparse_mark(struct vmdk_extent *x, bool unclean,
+                     struct rhea_error *err);
 /* Without the lock, on closing. */
 int vmdk_sparse_close(struct vmdk_extent *x, struct rhea_error *err);
 

@@ -67,7 +67,10 @@ const struct rhea_format_ops rhea_format_vmdk = {
     .pack = vmdk_pack,
     .write_packed = vmdk_write_packed,
     .flush = vmdk_flush,
+    .check = vmdk_check,
     .create = vmdk_create,
+    .set_backing = vmdk_set_backing,
+    .make_empty = vmdk_make_empty,
     .check_parent = vmdk_check_parent,
     .renew_identity = vmdk_renew_identity,
 };

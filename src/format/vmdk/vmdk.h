@@ -42,13 +42,14 @@ enum vmdk_kind {
 struct vmdk_header {
     enum vmdk_kind kind;
     uint32_t version, flags;
-    uint64_t capacity;                    /* guest bytes */
-    uint64_t grain_size;                  /* a power of two */
-    uint32_t table_entries;               /* of a grain table */
-    uint64_t n_tables;                    /* entries of the grain directory */
-    unsigned entry_size;                  /* of directory and tables: 4 or 8 */
-    uint64_t directory;                   /* the grain directory */
-    uint64_t redundant;                   /* its copy; 0: none */
+    uint64_t capacity;      /* guest bytes */
+    uint64_t grain_size;    /* a power of two */
+    uint32_t table_entries; /* of a grain table */
+    uint64_t n_tables;      /* entries of the grain directory */
+    unsigned entry_size;    /* of directory and tables: 4 or 8 */
+    uint64_t directory;     /* the grain directory */
+    uint64_t redundant;     /* its copy; 0: none */
+    bool one_directory;     /* the header has two, but one is nowhere */
     uint64_t descriptor, descriptor_size; /* 0: none */
     uint64_t overhead;                    /* end of the metadata in front */
     uint64_t at; /* where this header stands: 0, or a footer */
@@ -126,7 +127,7 @@ struct vmdk_extent *vmdk_find_extent(const struct vmdk *v, uint64_t offset);
 
 /* Whether a file that begins so is a sparse extent, and of which kind. */
 bool vmdk_header_kind(const uint8_t *head, size_t len, enum vmdk_kind *kind);
-/* Read and check. CHECK: as RHEA_FORMAT_CHECK. */
+/* Read and check. CHECK: be lenient, what is broken will be reported. */
 int vmdk_header_read(struct rhea_storage *file, bool check,
                      struct vmdk_header *h, struct rhea_error *err);
 
@@ -158,6 +159,16 @@ int vmdk_flush(struct rhea_format *f, struct rhea_error *err);
 
 /* --- edit.c --- */
 int vmdk_renew_identity(struct rhea_format *f, struct rhea_error *err);
+
+/* --- change.c --- */
+int vmdk_set_backing(struct rhea_format *f, const char *file,
+                     const char *format, struct rhea_format *parent,
+                     struct rhea_error *err);
+int vmdk_make_empty(struct rhea_format *f, struct rhea_error *err);
+
+/* --- check.c --- */
+int vmdk_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
+               struct rhea_error *err);
 
 /* --- facts.c --- */
 int vmdk_facts(struct rhea_format *f, struct rhea_facts *facts,

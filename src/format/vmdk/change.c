@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/* Changes of a whole image: who its parent is, and emptying it. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/byteorder.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/vmdk/edit.h"
+#include "format/vmdk/sparse.h"
+
+static int change_check(const struct vmdk *v, struct rhea_error *err)
+{
+    if (!(v->flags & RHEA_FORMAT_WRITE))
+        return rhea_error_set(err, EACCES,
+                              "the image is open for reading only");
+    return 0;
+}
+
+/* --- Parent --- */
+
+/* A parent shows only through extents that have not all bytes. */
+static int backing_check(const struct vmdk *v, const char *file,
+                         const char *format, struct rhea_format *parent,
+                         struct rhea_error *err)
+{
+    if (!file)
+        return 0;
+    for (size_t i = 0; i < v->n_extents; i++)
+        if (!v->extents[i].has_blocks)
+            return rhea_error_set(err, ENOTSUP,
+                                  "an image with flat extents cannot have a "
+                                  "parent");
+    if (format && strcmp(format, "vmdk") != 0)
+        return rhea_error_set(err, EINVAL,
+                              "the parent of a VMDK is another one, not a "
+                              "%.100s image",
+                              format);
+    if (strpbrk(file, "\"\n\r"))
+        return rhea_error_set(err, EINVAL,
+                              "the parent's name cannot have quotes or line "
+                              "ends in it");
+    if (!parent)
+        return rhea_error_set(err, EINVAL,
+                              "the parent '%.300s' cannot be opened, and its "
+                              "content id has to be recorded",
+                              file);
+    return 0;
+}
+
+int vmdk_set_backing(struct rhea_format *f, const char *file,
+                     const char *format, struct rhea_format *parent,
+                     struct rhea_error *err)
+{
+    struct vmdk *v = vmdk_of(f);
+    uint32_t cid = (uint32_t)DESCRIPTOR_NO_CID;
+    char text_cid[9];
+    file = file && *file ? file : NULL;
+    int ret = change_check(v, err);
+    if (!ret)
+        ret = backing_check(v, file, format, parent, err);
+    if (!ret && file)
+        ret = vmdk_content_id(parent, &cid, err);
+    if (ret)
+        return ret;
+    snprintf(text_cid, sizeof(text_cid), "%08" PRIx32, cid);
+    RHEA_AUTO_FREE char *name = file ? strdup(file) : NULL;
+    RHEA_LOCKED(&v->lock);
+    RHEA_AUTO_FREE char *text = strdup(v->descriptor.text);
+    if (!text || (file && !name))
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    ret = vmdk_edit_line(&text, "parentCID", text_cid, "CID", err);
+    if (!ret)
+        ret = vmdk_edit_line(&text, "parentFileNameHint", file, "createType",
+                             err);
+    if (!ret)
+        ret = vmdk_edit_store(v, rhea_steal(text), err);
+    if (ret)
+        return ret;
+    free(v->parent);
+    v->parent = rhea_steal(name);
+    for (size_t i = 0; i < v->n_extents; i++)
+        v->extents[i].blocks.child = v->parent;
+    return 0;
+}
+
+/* --- Emptying --- */
+
+/* One copy of the grain tables becomes all zeroes; those that follow each other
+ * in one go. */
+static int empty_tables(struct vmdk_extent *x, bool redundant,
+                        struct rhea_error *err)
+{
+    uint64_t bytes = (uint64_t)x->h.table_entries * sizeof(uint32_t);
+    uint64_t start = 0, end = 0;
+    int ret = 0;
+    for (uint64_t i = 0; !ret && i <= x->h.n_tables; i++) {
+        uint64_t table = 0;
+        if (i < x->h.n_tables)
+            ret = vmdk_table_find(x, i, redundant, &table, err);
+        if (ret || (table && table == end)) {
+            end += bytes;
+            continue;
+        }
+        if (start < end)
+            ret = rhea_storage_zero(x->file, start, end - start, false, err);
+        start = table;
+        end = table ? table + bytes : 0;
+    }
+    return ret;
+}
+
+/* The end of what is left: the metadata in front, and tables that were added
+ * behind. */
+static int empty_end(struct vmdk_extent *x, uint64_t *end,
+                     struct rhea_error *err)
+{
+    uint64_t bytes = (uint64_t)x->h.table_entries * sizeof(uint32_t);
+    *end = x->h.overhead;
+    for (unsigned copy = 0; copy < (x->h.redundant ? 2 : 1); copy++)
+        for (uint64_t i = 0; i < x->h.n_tables; i++) {
+            uint64_t table;
+            int ret = vmdk_table_find(x, i, copy, &table, err);
+            if (ret)
+                return ret;
+            *end = RHEA_MAX(*end, table ? table + bytes : 0);
+        }
+    *end = div_up(*end, x->h.grain_size) * x->h.grain_size;
+    return 0;
+}
+
+/*
+ * Order of writes: the tables become zeroes, in any order; flush; the file is
+ * cut off. What they led to is in the parent already, so that whatever of it
+ * survives a crash, the guest sees the same.
+ */
+static int empty_sparse(struct vmdk_extent *x, struct rhea_error *err)
+{
+    struct blocks *b = &x->blocks;
+    RHEA_LOCKED(&b->lock);
+    uint64_t end = 0;
+    int ret = blocks_change_begin(b, err);
+    if (ret)
+        return ret;
+    ret = blocks_begin(b, err);
+    if (!ret)
+        ret = empty_end(x, &end, err);
+    if (!ret)
+        ret = empty_tables(x, false, err);
+    if (!ret && x->h.redundant)
+        ret = empty_tables(x, true, err);
+    table_drop(&x->table);
+    x->hole_from = x->hole_to = 0;
+    if (!ret)
+        ret = rhea_storage_flush(x->file, err);
+    if (!ret)
+        ret = rhea_storage_truncate(x->file, end, err);
+    if (!ret)
+        b->file_end = b->grown = x->file_size = end;
+    return blocks_change_end(b, ret, err);
+}
+
+int vmdk_make_empty(struct rhea_format *f, struct rhea_error *err)
+{
+    struct vmdk *v = vmdk_of(f);
+    int ret = change_check(v, err);
+    for (size_t i = 0; !ret && i < v->n_extents; i++)
+        if (!v->extents[i].has_blocks || !v->extents[i].writable ||
+            v->extents[i].h.compressed)
+            ret = rhea_error_set(err, ENOTSUP,
+                                 "only images of sparse extents without "
+                                 "compression can be emptied");
+    for (size_t i = 0; !ret && i < v->n_extents; i++)
+        ret = empty_sparse(&v->extents[i], err);
+    return ret;
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Check: entries of directories lead to tables, those of tables to grains, each
+ * to one of its own, and both copies say the same.
+ *
+ * What can be told from the other copy is repaired from it. Where both copies
+ * have a grain and differ, the first is right: it is what readers go by. Where
+ * only one has a grain, it is taken: it was there when its entry was written.
+ * Entries that no copy can mend are dropped. Grains used twice stay so, for
+ * nobody knows whose data they hold.
+ *
+ * Order of a repair's writes: tables and directories as they are found to be
+ * wrong; flush; the header. Each write only takes away what no reader could
+ * use, or puts in what the other copy has, so that any subset of them is as
+ * good as before. Unused grains at the file's end are cut off last.
+ */
+#include "format/vmdk/check.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/byteorder.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/vmdk/header.h"
+
+enum { CHECK_UNIT = 4096 };
+
+void check_mendable(struct vmdk_checker *c, const char *fmt, ...)
+{
+    char text[256];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    check_tell(c->out, true, "%s", text);
+    if (c->fix)
+        c->out->corruptions_fixed++;
+    else
+        c->out->corruptions++;
+}
+
+/* --- Directories --- */
+
+/* Where the table of that index would be, in a file as everybody makes it:
+ * tables follow their directory; 0: elsewhere. */
+static uint64_t check_usual_place(const struct vmdk_extent *x, unsigned copy,
+                                  uint64_t index)
+{
+    const struct vmdk_header *h = &x->h;
+    uint64_t bytes =
+        align_up((uint64_t)h->table_entries * h->entry_size, VMDK_SECTOR);
+    uint64_t directory = copy ? h->redundant : h->directory;
+    uint64_t end = copy ? h->directory : h->overhead;
+    uint64_t at =
+        directory + align_up(h->n_tables * h->entry_size, VMDK_SECTOR);
+    if (h->redundant >= h->directory ||
+        !range_inside(at, h->n_tables * bytes, end))
+        return 0;
+    return at + index * bytes;
+}
+
+static int check_set_directory(struct vmdk_checker *c, unsigned copy,
+                               uint64_t index, uint64_t table,
+                               struct rhea_error *err)
+{
+    uint64_t directory = copy ? c->x->h.redundant : c->x->h.directory;
+    uint8_t entry[sizeof(uint32_t)];
+    store_le32(entry, (uint32_t)(table / VMDK_SECTOR));
+    return rhea_storage_write(c->x->file, entry, sizeof(entry),
+                              directory + index * sizeof(entry), err);
+}
+
+/* Table COPY is not there or nowhere, the other is: *AT becomes where it has
+ * its place again, with the other's contents. */
+static int check_restore_table(struct vmdk_checker *c, unsigned copy,
+                               uint64_t index, uint64_t at[2],
+                               struct rhea_error *err)
+{
+    size_t bytes = (size_t)c->x->h.table_entries * c->x->h.entry_size;
+    uint64_t place = check_usual_place(c->x, copy, index);
+    int ret = 0;
+    check_mendable(c,
+                   "grain table %" PRIu64 " cannot be found by the %s grain "
+                   "directory",
+                   index, copy ? "second" : "first");
+    at[copy] = 0;
+    if (!c->fix)
+        return 0;
+    if (place) {
+        ret = rhea_storage_read_padded(c->x->file, c->tables[copy], bytes,
+                                       at[!copy], err);
+        if (!ret)
+            ret = rhea_storage_write(c->x->file, c->tables[copy], bytes, place,
+                                     err);
+    }
+    at[copy] = place ? place : at[!copy];
+    return ret ? ret : check_set_directory(c, copy, index, at[copy], err);
+}
+
+/* The places of tables INDEX as they are to be gone by; 0: none. */
+static int check_directories(struct vmdk_checker *c, uint64_t index,
+                             uint64_t at[2], struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    bool good[2] = {true, true};
+    unsigned copies = x->h.redundant ? 2 : 1;
+    int ret = 0;
+    at[0] = at[1] = 0;
+    for (unsigned i = 0; i < copies && !ret; i++)
+        ret = vmdk_directory_entry(x, i ? x->h.redundant : x->h.directory,
+                                   index, &at[i], &good[i], err);
+    for (unsigned i = 0; i < copies && !ret; i++) {
+        bool other = copies == 2 && good[!i] && at[!i];
+        if (good[i] && (at[i] || !other))
+            continue;
+        if (other) {
+            ret = check_restore_table(c, i, index, at, err);
+        } else {
+            check_mendable(c,
+                           "grain table %" PRIu64 " would be at offset "
+                           "%" PRIu64 ", where none can be",
+                           index, at[i]);
+            at[i] = 0;
+            ret = c->fix ? check_set_directory(c, i, index, 0, err) : 0;
+        }
+    }
+    return ret;
+}
+
+/* Of a table behind the metadata in front. */
+static void check_use_table(struct vmdk_checker *c, uint64_t index, uint64_t at,
+                            uint64_t bytes)
+{
+    uint64_t first = at / c->unit;
+    uint64_t last = RHEA_MIN(div_up(at + bytes, c->unit), c->used.n_bits);
+    if (at >= c->x->h.overhead && first < last &&
+        bitmap_any(&c->used, first, last - first)) {
+        c->out->corruptions++;
+        check_tell(c->out, true,
+                   "grain table %" PRIu64 " is at offset %" PRIu64
+                   " of the file, which is used more than once",
+                   index, at);
+    }
+    check_use(c, at, bytes);
+}
+
+static int check_one_table(struct vmdk_checker *c, uint64_t index,
+                           struct rhea_error *err)
+{
+    uint64_t bytes = (uint64_t)c->x->h.table_entries * c->x->h.entry_size;
+    uint64_t at[2];
+    int ret = check_directories(c, index, at, err);
+    for (unsigned i = 0; i < 2 && !ret; i++)
+        if (at[i])
+            check_use_table(c, index, at[i], bytes);
+    if (ret || (!at[0] && !at[1]))
+        return ret;
+    if (!at[0]) {
+        at[0] = at[1];
+        at[1] = 0;
+    }
+    return check_table(c, index, at, err);
+}
+
+static int check_tables(struct vmdk_checker *c, struct rhea_error *err)
+{
+    const struct vmdk_header *h = &c->x->h;
+    int ret = 0;
+    for (uint64_t i = 0; i < h->n_tables && !ret; i++) {
+        if (i % 64 == 0)
+            rhea_progress_report(
+                c->out->progress, "check",
+                c->x->start +
+                    RHEA_MIN(i * h->table_entries * h->grain_size, c->x->size),
+                c->x->image->base.size);
+        if (rhea_progress_cancelled(c->out->progress))
+            return rhea_error_set(err, ECANCELED, "the check was stopped");
+        ret = check_one_table(c, i, err);
+    }
+    return ret;
+}
+
+/* --- The header --- */
+
+static int check_write_header(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    uint8_t p[HOSTED_HEADER_BYTES];
+    int ret = rhea_storage_flush(x->file, err);
+    if (!ret)
+        ret = rhea_storage_read(x->file, p, sizeof(p), 0, err);
+    if (ret)
+        return ret;
+    x->h.one_directory = false;
+    x->h.flags &= ~(uint32_t)HOSTED_F_REDUNDANT;
+    store_le64(p + HOSTED_H_DIRECTORY, x->h.directory / VMDK_SECTOR);
+    store_le32(p + HOSTED_H_FLAGS, x->h.flags);
+    ret = rhea_storage_write(x->file, p, sizeof(p), 0, err);
+    return ret ? ret : rhea_storage_flush(x->file, err);
+}
+
+static int check_header(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_header *h = &c->x->h;
+    if (h->journal) {
+        c->out->errors++;
+        check_tell(c->out, true,
+                   "the journal has to be replayed by an ESXi host before the "
+                   "tables say all");
+    }
+    if (h->overhead > c->x->file_size) {
+        c->out->corruptions++;
+        check_tell(c->out, true,
+                   "the file is cut off: it ends at %" PRIu64 " and should be "
+                   "at least %" PRIu64 " bytes long",
+                   c->x->file_size, h->overhead);
+    }
+    if (!h->one_directory)
+        return 0;
+    check_mendable(c, "one of the two grain directories cannot be where the "
+                      "header says");
+    return c->fix ? check_write_header(c, err) : 0;
+}
+
+/* COWD: writers would go over what is behind. */
+static int check_free_sector(struct vmdk_checker *c, struct rhea_error *err)
+{
+    uint8_t p[sizeof(uint32_t)];
+    uint64_t end = div_up(c->end, VMDK_SECTOR);
+    if (c->x->kind != VMDK_COWD || c->x->h.free_sector >= end)
+        return 0;
+    check_mendable(c,
+                   "the header says that free space begins at sector %" PRIu64
+                   ", and grains reach to %" PRIu64,
+                   c->x->h.free_sector, end);
+    if (!c->fix)
+        return 0;
+    c->x->h.free_sector = end;
+    store_le32(p, (uint32_t)end);
+    return rhea_storage_write(c->x->file, p, sizeof(p), COWD_H_FREE_SECTOR,
+                              err);
+}
+
+/* --- Leaks --- */
+
+/* Whole grains of which no part is used, before unit END. */
+static uint64_t check_count_free(const struct vmdk_checker *c, uint64_t end)
+{
+    uint64_t units = RHEA_MAX(c->x->h.grain_size / c->unit, (uint64_t)1);
+    uint64_t from = bitmap_find(&c->used, 0, false), n = 0;
+    while (from < end) {
+        uint64_t to = RHEA_MIN(bitmap_find(&c->used, from, true), end);
+        uint64_t first = div_up(from, units), last = to / units;
+        n += last > first ? last - first : 0;
+        from = bitmap_find(&c->used, to, false);
+    }
+    return n;
+}
+
+/* What nobody refers to, in grains; cut off where it ends the file. */
+static int check_leaks(struct vmdk_checker *c, unsigned fix,
+                       struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    if (x->h.compressed || x->kind == VMDK_SESPARSE)
+        return 0;
+    uint64_t size = x->h.grain_size, total = c->used.n_bits;
+    /* ESX makes room before it is needed. */
+    if (x->kind == VMDK_COWD)
+        total = RHEA_MIN(total, x->h.free_sector * VMDK_SECTOR / c->unit);
+    uint64_t end = RHEA_MIN(bitmap_end(&c->used), total);
+    uint64_t cut = div_up(end * c->unit, size) * size;
+    uint64_t leaks = check_count_free(c, end);
+    uint64_t tail = total * c->unit > cut ? (total * c->unit - cut) / size : 0;
+    if (tail && (fix & RHEA_FIX_LEAKS) && !c->out->corruptions &&
+        !c->out->errors) {
+        int ret = rhea_storage_truncate(x->file, cut, err);
+        if (ret)
+            return ret;
+        x->blocks.file_end = x->blocks.grown = x->file_size = cut;
+        c->out->leaks_fixed += tail;
+        tail = 0;
+    }
+    c->out->leaks += leaks + tail;
+    if (leaks + tail)
+        check_tell(c->out, false, "%" PRIu64 " grains are used by nobody",
+                   leaks + tail);
+    return 0;
+}
+
+/* --- An extent --- */
+
+static int check_init(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    size_t bytes = (size_t)x->h.table_entries * x->h.entry_size;
+    c->unit = x->h.grain_size % CHECK_UNIT ? VMDK_SECTOR : CHECK_UNIT;
+    c->tables[0] = malloc(bytes);
+    c->tables[1] = malloc(bytes);
+    if (!c->tables[0] || !c->tables[1])
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    if (x->h.compressed)
+        return 0;
+    int ret = bitmap_init(&c->used, div_up(x->file_size, c->unit), err);
+    if (!ret)
+        check_use(c, 0, RHEA_MIN(x->h.overhead, x->file_size));
+    return ret;
+}
+
+static int check_extent_parts(struct vmdk_checker *c, unsigned fix,
+                              struct rhea_error *err)
+{
+    int ret = check_init(c, err);
+    if (!ret)
+        ret = check_header(c, err);
+    if (!ret)
+        ret = check_tables(c, err);
+    if (!ret)
+        ret = check_free_sector(c, err);
+    if (!ret && !c->out->errors)
+        ret = check_leaks(c, fix, err);
+    return ret;
+}
+
+/* With the lock held. */
+static int check_sparse(struct vmdk_checker *c, unsigned fix,
+                        struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    int ret = fix ? blocks_change_begin(&x->blocks, err) : 0;
+    if (ret)
+        return ret;
+    ret = check_extent_parts(c, fix, err);
+    c->out->total_clusters += div_up(x->size, x->h.grain_size);
+    c->out->image_end = RHEA_MAX(c->out->image_end, c->end);
+    free(c->tables[0]);
+    free(c->tables[1]);
+    bitmap_finish(&c->used);
+    table_drop(&x->table);
+    x->hole_from = x->hole_to = 0;
+    if (!fix)
+        return ret;
+    ret = blocks_change_end(&x->blocks, ret, err);
+    /* It was not closed, but is sound. */
+    if (!ret && x->h.unclean && !x->marked && !c->out->corruptions &&
+        !c->out->errors)
+        ret = vmdk_sparse_mark(x, false, err);
+    return ret;
+}
+
+static int check_flat(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    uint64_t size;
+    int ret = rhea_storage_size(x->file, &size, err);
+    if (ret || range_inside(x->flat_offset, x->size, size))
+        return ret;
+    c->out->corruptions++;
+    check_tell(c->out, true,
+               "the file '%.160s' is cut off: it ends at %" PRIu64
+               " and should be at least %" PRIu64 " bytes long",
+               x->file->path ? x->file->path : "", size,
+               x->flat_offset + x->size);
+    return 0;
+}
+
+int vmdk_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
+               struct rhea_error *err)
+{
+    struct vmdk *v = vmdk_of(f);
+    int ret = 0;
+    if (fix && !(v->flags & RHEA_FORMAT_WRITE))
+        return rhea_error_set(err, EACCES,
+                              "cannot repair: the image is open for reading "
+                              "only");
+    for (size_t i = 0; i < v->n_extents && !ret; i++) {
+        struct vmdk_extent *x = &v->extents[i];
+        struct vmdk_checker c = {
+            .x = x,
+            .out = check,
+            .fix = (fix & RHEA_FIX_ERRORS) && x->writable,
+        };
+        if (x->has_blocks) {
+            RHEA_LOCKED(&x->blocks.lock);
+            ret = check_sparse(&c, x->writable ? fix : 0, err);
+        } else if (x->kind == VMDK_FLAT) {
+            ret = check_flat(&c, err);
+        }
+    }
+    return ret;
+}

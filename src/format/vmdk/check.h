@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* What check.c and check_grains.c share. */
+#ifndef RHEA_FORMAT_VMDK_CHECK_H
+#define RHEA_FORMAT_VMDK_CHECK_H
+
+#include "base/bitmap.h"
+#include "format/finding.h"
+#include "format/vmdk/sparse.h"
+
+struct vmdk_checker {
+    struct vmdk_extent *x;
+    struct rhea_check *out;
+    bool fix;
+    uint64_t unit;      /* bytes of the file that a bit of USED stands for */
+    struct bitmap used; /* not of streams, whose grains say whose they are */
+    uint64_t last;      /* end of the grain before; 0: none */
+    uint64_t end;       /* of all that is used */
+    uint8_t *tables[2]; /* one grain table in both copies, as in the file */
+};
+
+/* A corruption, which is mended where repairing is asked for. */
+RHEA_PRINTF(2, 3)
+void check_mendable(struct vmdk_checker *c, const char *fmt, ...);
+
+/* Mark what metadata takes. */
+void check_use(struct vmdk_checker *c, uint64_t offset, uint64_t len);
+/* Grain tables INDEX, at AT; 0: that copy is not there. The first is. */
+int check_table(struct vmdk_checker *c, uint64_t index, const uint64_t at[2],
+                struct rhea_error *err);
+
+#endif
