@@ -100,16 +100,14 @@ static int resize_room(struct hds *h, uint64_t table_end, uint64_t data_start,
                        struct rhea_error *err)
 {
     struct hds_move m = {.h = h, .below = data_start};
-    int ret = 0;
-    if (data_start > h->data_start) {
+    /* The file ends, and clusters go, no sooner than data can begin. */
+    h->blocks.file_end = RHEA_MAX(h->blocks.file_end, data_start);
+    int ret = blocks_grow(&h->blocks, err);
+    if (!ret && data_start > h->data_start) {
         ret = hds_each_entry(h, 0, move_entry, &m, err);
         if (!ret)
             ret = hds_write_back(h, err);
     }
-    /* The file ends no sooner than data can begin. */
-    h->blocks.file_end = RHEA_MAX(h->blocks.file_end, data_start);
-    if (!ret)
-        ret = blocks_grow(&h->blocks, err);
     /* Past the cache, which may have some of it. */
     table_drop(&h->table);
     if (!ret)
