@@ -6,11 +6,6 @@
  * 16 bytes as an AES-128 key and numbers them by guest offset. Only data
  * clusters are encrypted, neither tables nor compressed clusters; QEMU writes
  * none of the latter here, and neither does this driver.
- *
- * crypt.sectors is held for reading while whole sectors are read or written,
- * for writing while a part of one is changed: it is read, decrypted, changed,
- * encrypted and written, and neither may a neighbour's write get lost nor
- * anybody see half a sector of either.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,8 +16,6 @@
 #include "format/luks.h"
 #include "format/option.h"
 #include "format/qcow2/qcow2.h"
-
-enum { CRYPT_BOUNCE = 1 << 20, CRYPT_AES_KEY = 16 };
 
 static const char crypt_prefix[] = "encrypt.";
 
@@ -36,30 +29,12 @@ const char *qcow2_crypt_option_name(const char *name)
     return crypt_has_prefix(name) ? name + sizeof(crypt_prefix) - 1 : NULL;
 }
 
-/* The passphrase is the key: cut to 16 bytes, or with zeroes behind it. */
 static int crypt_open_aes(struct qcow2 *q, const char *secret,
                           struct rhea_error *err)
 {
-    struct crypto_kind kind = {.mode = CRYPTO_CBC, .ivgen = CRYPTO_PLAIN64};
-    uint8_t key[CRYPT_AES_KEY] = {0}, *pass;
-    size_t len;
-    int r;
+    int r = sector_crypt_aes(&q->crypt.aes, secret, err);
 
-    if (!secret)
-        return rhea_error_set(err, EACCES,
-                              "the image is encrypted: its passphrase is "
-                              "needed, as --object secret,id=ID,... and the "
-                              "option encrypt.key-secret=ID");
-    r = crypto_alg_find("aes-128", &kind.alg, err);
-    if (r == 0)
-        r = rhea_secret_get(secret, &pass, &len, err);
-    if (r < 0)
-        return r;
-    memcpy(key, pass, RHEA_MIN(len, sizeof(key)));
-    rhea_secret_free(pass, len);
-    r = crypto_cipher_new(&q->crypt.aes, &kind, key, err);
-    gcrypt_wipe(key, sizeof(key));
-    q->crypt.cipher = q->crypt.aes;
+    q->crypt.sectors.cipher = q->crypt.aes;
     return r;
 }
 
@@ -79,7 +54,7 @@ static int crypt_open_luks(struct qcow2 *q, const char *secret, bool unlock,
                   q->crypto_length, err);
     if (r == 0 && unlock)
         r = luks_unlock(q->crypt.luks, secret, "encrypt.key-secret", err);
-    q->crypt.cipher = q->crypt.luks->cipher;
+    q->crypt.sectors.cipher = q->crypt.luks->cipher;
     return r;
 }
 
@@ -90,8 +65,8 @@ int qcow2_crypt_open(struct qcow2 *q, const struct rhea_option *options,
     const char *format = NULL, *secret = NULL;
     bool unlock;
 
-    pthread_rwlock_init(&q->crypt.sectors, NULL);
-    q->crypt.ready = true;
+    sector_crypt_init(&q->crypt.sectors);
+    q->crypt.sectors.by_host = q->crypt_method == 2;
     for (size_t i = 0; i < n; i++) {
         if (!strcmp(options[i].name, "encrypt.format"))
             format = options[i].value;
@@ -129,13 +104,12 @@ void qcow2_crypt_finish(struct qcow2 *q)
         luks_finish(q->crypt.luks);
     free(q->crypt.luks);
     crypto_cipher_free(q->crypt.aes);
-    if (q->crypt.ready)
-        pthread_rwlock_destroy(&q->crypt.sectors);
+    sector_crypt_finish(&q->crypt.sectors);
 }
 
 int qcow2_crypt_refuse(const struct qcow2 *q, struct rhea_error *err)
 {
-    return !q->crypt_method || q->crypt.cipher
+    return !q->crypt_method || q->crypt.sectors.cipher
                ? 0
                : rhea_error_set(err, EACCES,
                                 "the image is encrypted, and was opened "
@@ -154,164 +128,28 @@ void qcow2_crypt_facts(const struct qcow2 *q, struct rhea_facts *facts)
     rhea_facts_end(facts);
 }
 
-/* Data that is in the file at HOST and belongs to the guest at GUEST; both are
- * equally far into their sectors. */
-struct crypt_place {
-    struct rhea_storage *storage;
-    uint64_t host, guest;
-};
-
-static struct crypt_place crypt_back(struct crypt_place p, size_t n)
-{
-    return (struct crypt_place){p.storage, p.host - n, p.guest - n};
-}
-
-static struct crypt_place crypt_on(struct crypt_place p, size_t n)
-{
-    return (struct crypt_place){p.storage, p.host + n, p.guest + n};
-}
-
-static uint64_t crypt_sector(const struct qcow2 *q, struct crypt_place p)
-{
-    return (q->crypt_method == 2 ? p.host : p.guest) / CRYPTO_SECTOR;
-}
-
-/* What one step of LEN bytes takes: a part of a sector, or whole sectors. */
-static size_t crypt_step(struct crypt_place p, size_t len, bool *whole)
-{
-    size_t in = p.host % CRYPTO_SECTOR;
-
-    *whole = !in && len >= CRYPTO_SECTOR;
-    return *whole ? len & ~(size_t)(CRYPTO_SECTOR - 1)
-                  : RHEA_MIN(len, (size_t)CRYPTO_SECTOR - in);
-}
-
-static int crypt_read_sectors(struct qcow2 *q, struct crypt_place p, void *buf,
-                              size_t len, struct rhea_error *err)
-{
-    int r = rhea_storage_read_padded(p.storage, buf, len, p.host, err);
-
-    return r < 0 ? r
-                 : crypto_decrypt(q->crypt.cipher, crypt_sector(q, p), buf, len,
-                                  err);
-}
-
-/* Encrypts in BUF itself. */
-static int crypt_write_sectors(struct qcow2 *q, struct crypt_place p, void *buf,
-                               size_t len, struct rhea_error *err)
-{
-    int r = crypto_encrypt(q->crypt.cipher, crypt_sector(q, p), buf, len, err);
-
-    return r < 0 ? r : rhea_storage_write(p.storage, buf, len, p.host, err);
-}
-
-static int crypt_read_part(struct qcow2 *q, struct crypt_place p, void *buf,
-                           size_t len, struct rhea_error *err)
-{
-    uint8_t sector[CRYPTO_SECTOR];
-    size_t in = p.host % CRYPTO_SECTOR;
-    int r =
-        crypt_read_sectors(q, crypt_back(p, in), sector, sizeof(sector), err);
-
-    if (r == 0)
-        memcpy(buf, sector + in, len);
-    return r;
-}
-
-static int crypt_write_part(struct qcow2 *q, struct crypt_place p,
-                            const void *buf, size_t len, struct rhea_error *err)
-{
-    uint8_t sector[CRYPTO_SECTOR];
-    size_t in = p.host % CRYPTO_SECTOR;
-    int r =
-        crypt_read_sectors(q, crypt_back(p, in), sector, sizeof(sector), err);
-
-    if (r < 0)
-        return r;
-    memcpy(sector + in, buf, len);
-    return crypt_write_sectors(q, crypt_back(p, in), sector, sizeof(sector),
-                               err);
-}
-
 int qcow2_data_read(struct qcow2 *q, struct rhea_storage *storage,
                     uint64_t host, uint64_t guest, void *buf, size_t len,
                     struct rhea_error *err)
 {
-    struct crypt_place p = {storage, host, guest};
-    uint8_t *at = buf;
+    struct sector_place p = {storage, host, guest};
     int r = qcow2_crypt_refuse(q, err);
 
     if (!q->crypt_method)
         return rhea_storage_read_padded(storage, buf, len, host, err);
-    while (r == 0 && len) {
-        bool whole;
-        size_t n = crypt_step(p, len, &whole);
-
-        pthread_rwlock_rdlock(&q->crypt.sectors);
-        r = whole ? crypt_read_sectors(q, p, at, n, err)
-                  : crypt_read_part(q, p, at, n, err);
-        pthread_rwlock_unlock(&q->crypt.sectors);
-        at += n;
-        len -= n;
-        p = crypt_on(p, n);
-    }
-    return r;
-}
-
-/* Whole sectors, by way of BOUNCE, which has room for CRYPT_BOUNCE. */
-static int crypt_write_whole(struct qcow2 *q, struct crypt_place p,
-                             const uint8_t *buf, size_t len, void *bounce,
-                             struct rhea_error *err)
-{
-    int r = 0;
-
-    while (r == 0 && len) {
-        size_t n = RHEA_MIN(len, (size_t)CRYPT_BOUNCE);
-
-        memcpy(bounce, buf, n);
-        pthread_rwlock_rdlock(&q->crypt.sectors);
-        r = crypt_write_sectors(q, p, bounce, n, err);
-        pthread_rwlock_unlock(&q->crypt.sectors);
-        buf += n;
-        len -= n;
-        p = crypt_on(p, n);
-    }
-    return r;
+    return r < 0 ? r : sector_crypt_read(&q->crypt.sectors, p, buf, len, err);
 }
 
 int qcow2_data_write(struct qcow2 *q, struct rhea_storage *storage,
                      uint64_t host, uint64_t guest, const void *buf, size_t len,
                      struct rhea_error *err)
 {
-    struct crypt_place p = {storage, host, guest};
-    RHEA_AUTO_FREE void *bounce = NULL;
-    const uint8_t *at = buf;
+    struct sector_place p = {storage, host, guest};
     int r = qcow2_crypt_refuse(q, err);
 
     if (!q->crypt_method)
         return rhea_storage_write(storage, buf, len, host, err);
-    if (r < 0)
-        return r;
-    bounce = aligned_alloc(4096,
-                           RHEA_MIN(align_up(len, 4096), (size_t)CRYPT_BOUNCE));
-    if (!bounce)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    while (r == 0 && len) {
-        bool whole;
-        size_t n = crypt_step(p, len, &whole);
-
-        if (whole) {
-            r = crypt_write_whole(q, p, at, n, bounce, err);
-        } else {
-            pthread_rwlock_wrlock(&q->crypt.sectors);
-            r = crypt_write_part(q, p, at, n, err);
-            pthread_rwlock_unlock(&q->crypt.sectors);
-        }
-        at += n;
-        len -= n;
-        p = crypt_on(p, n);
-    }
-    return r;
+    return r < 0 ? r : sector_crypt_write(&q->crypt.sectors, p, buf, len, err);
 }
 
 /* The next run of guest bytes as it is now; the data lock is held where it is

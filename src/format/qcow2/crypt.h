@@ -3,20 +3,17 @@
 #ifndef RHEA_FORMAT_QCOW2_CRYPT_H
 #define RHEA_FORMAT_QCOW2_CRYPT_H
 
-#include <pthread.h>
-
 #include <rhea/format.h>
 
 #include "crypto/luks.h"
+#include "format/sector_crypt.h"
 
 struct qcow2;
 
 struct qcow2_crypt {
-    bool ready; /* the lock is there */
-    pthread_rwlock_t sectors;
-    struct luks *luks;            /* method 2, else NULL */
-    struct crypto_cipher *aes;    /* method 1, once unlocked */
-    struct crypto_cipher *cipher; /* of data; NULL: locked, or none */
+    struct sector_crypt sectors;
+    struct luks *luks;         /* method 2, else NULL */
+    struct crypto_cipher *aes; /* method 1, once unlocked */
 };
 
 /* What a name of the form "encrypt.NAME" names, else NULL. */

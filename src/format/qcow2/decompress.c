@@ -7,44 +7,10 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include <libdeflate.h>
-#include <zlib.h>
 #include <zstd.h>
 
+#include "format/deflate.h"
 #include "format/qcow2/qcow2.h"
-
-/* The slow way, which also takes a stream that is cut off once the cluster is
- * complete: old writers counted a sector too few. */
-static bool decompress_cut_deflate(const uint8_t *in, size_t in_len,
-                                   uint8_t *out, size_t out_len)
-{
-    z_stream z = {.next_in = (Bytef *)(uintptr_t)in,
-                  .avail_in = (uInt)in_len,
-                  .next_out = out,
-                  .avail_out = (uInt)out_len};
-    int r;
-
-    if (inflateInit2(&z, -15) != Z_OK)
-        return false;
-    r = inflate(&z, Z_FINISH);
-    inflateEnd(&z);
-    return (r == Z_STREAM_END || r == Z_BUF_ERROR) && z.avail_out == 0;
-}
-
-static bool decompress_deflate(const uint8_t *in, size_t in_len, uint8_t *out,
-                               size_t out_len)
-{
-    struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
-    enum libdeflate_result r;
-
-    if (!d)
-        return decompress_cut_deflate(in, in_len, out, out_len);
-    r = libdeflate_deflate_decompress_ex(d, in, in_len, out, out_len, NULL,
-                                         NULL);
-    libdeflate_free_decompressor(d);
-    return r == LIBDEFLATE_SUCCESS ||
-           decompress_cut_deflate(in, in_len, out, out_len);
-}
 
 /* Frame by frame into OUT itself, so that no frame can ask for a window. */
 static bool decompress_zstd(const uint8_t *in, size_t in_len, uint8_t *out,
@@ -88,9 +54,8 @@ static int decompress_cluster(struct qcow2 *q, uint64_t host, uint64_t length,
     r = rhea_storage_read_padded(q->f.storage, in, length, host, err);
     if (r < 0)
         return r;
-    good = q->compression
-               ? decompress_zstd(in, length, out, q->cluster_size)
-               : decompress_deflate(in, length, out, q->cluster_size);
+    good = q->compression ? decompress_zstd(in, length, out, q->cluster_size)
+                          : deflate_decode(in, length, out, q->cluster_size);
     return good ? 0
                 : rhea_error_set(err, EIO,
                                  "the compressed cluster at 0x%" PRIx64

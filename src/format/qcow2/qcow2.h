@@ -25,7 +25,7 @@
  *             were looked up under LOCK, and taken while LOCK is held; held for
  *             writing (under LOCK) while freed clusters become free to use
  *   z.lock    the decompressed clusters, and idle compressors
- *   crypt.sectors  see crypt.c
+ *   crypt.sectors  see sector_crypt.h
  */
 #ifndef RHEA_FORMAT_QCOW2_H
 #define RHEA_FORMAT_QCOW2_H
