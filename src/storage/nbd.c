@@ -299,8 +299,12 @@ static int nbd_allocate(struct rhea_storage *s, uint64_t offset, uint64_t len,
     return nbd_check_inside(nbd_of(s), "reserve", offset, len, err);
 }
 
+/* The one bit of QEMU's contexts "qemu:dirty-bitmap:NAME". */
+enum { NBD_STATE_DIRTY = 1 };
+
 /* What the server's reply says of the beginning of the range. */
 struct nbd_status {
+    const struct nbd *n;
     uint64_t offset, run;
     bool hole, ended;
 };
@@ -309,13 +313,15 @@ static int nbd_see_extents(void *opaque, const char *context, uint64_t offset,
                            uint32_t *entries, size_t n_entries, int *error)
 {
     struct nbd_status *status = opaque;
+    const char *bitmap = status->n->bitmap;
 
-    if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 ||
+    if (strcmp(context, bitmap ? bitmap : LIBNBD_CONTEXT_BASE_ALLOCATION) ||
         offset != status->offset || *error)
         return 0;
     for (size_t i = 0; i + 1 < n_entries && !status->ended; i += 2) {
         /* Only what reads as zeroes is of use: a hole need not. */
-        bool hole = entries[i + 1] & LIBNBD_STATE_ZERO;
+        bool hole =
+            entries[i + 1] & (bitmap ? NBD_STATE_DIRTY : LIBNBD_STATE_ZERO);
 
         if (!status->run)
             status->hole = hole;
@@ -333,7 +339,7 @@ static int nbd_extent(struct rhea_storage *s, uint64_t offset, uint64_t len,
     struct nbd *n = nbd_of(s);
     uint64_t start = align_down(offset, n->align);
     uint64_t span = align_up(RHEA_MIN(len, (uint64_t)NBD_SPAN), n->align);
-    struct nbd_status status = {.offset = start};
+    struct nbd_status status = {.n = n, .offset = start};
     nbd_extent_callback see = {.callback = nbd_see_extents,
                                .user_data = &status};
     struct nbd_handle *h;
@@ -368,6 +374,7 @@ static void nbd_finish(struct rhea_storage *s)
     free(n->host);
     free(n->port);
     free(n->export);
+    free(n->bitmap);
     free(s->path);
     free(n);
 }

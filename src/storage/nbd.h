@@ -20,6 +20,10 @@ struct nbd {
 
     /* Where the export is: a socket's path, else host and port. */
     char *path, *host, *port, *export;
+    /* What its status is asked for: holes, or a bitmap ("x-dirty-bitmap"), of
+     * which what is dirty passes for a hole: only a map makes sense then. NULL:
+     * holes. */
+    char *bitmap;
     unsigned open_timeout; /* seconds to go on trying to connect */
 
     /* What the server says of the export; the same on every connection. */

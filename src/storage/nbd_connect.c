@@ -58,6 +58,11 @@ static int connect_handle(const struct nbd *n, struct nbd_handle *h,
     return ret < 0 ? -1 : 0;
 }
 
+static const char *connect_context(const struct nbd *n)
+{
+    return n->bitmap ? n->bitmap : LIBNBD_CONTEXT_BASE_ALLOCATION;
+}
+
 static struct nbd_handle *connect_once(const struct nbd *n, int64_t deadline,
                                        struct rhea_error *err)
 {
@@ -65,7 +70,7 @@ static struct nbd_handle *connect_once(const struct nbd *n, int64_t deadline,
     struct nbd_handle *h = lib->create();
 
     if (h && lib->set_export_name(h, n->export ? n->export : "") == 0 &&
-        lib->add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
+        lib->add_meta_context(h, connect_context(n)) == 0 &&
         connect_handle(n, h, deadline) == 0)
         return h;
     nbd_fail(n, "could not connect to the server", err);
@@ -128,8 +133,12 @@ static int connect_learn(struct nbd *n, struct nbd_handle *h,
     n->read_only = lib->is_read_only(h) != 0;
     n->can_flush = lib->can_flush(h) > 0;
     n->can_zero = lib->can_zero(h) > 0;
-    n->has_status =
-        lib->can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
+    n->has_status = lib->can_meta_context(h, connect_context(n)) > 0;
+    if (n->bitmap && !n->has_status)
+        return rhea_error_set(err, EINVAL,
+                              "the server of '%s' has no '%s' (option "
+                              "x-dirty-bitmap)",
+                              storage_name(&n->head), n->bitmap);
     n->max_conns = lib->can_multi_conn(h) > 0 ? NBD_CONNECTIONS_MAX : 1;
     return connect_learn_sizes(n, h, err);
 }

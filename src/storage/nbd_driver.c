@@ -198,11 +198,14 @@ static int driver_get_options(struct nbd *n, const struct storage_options *o,
                               struct rhea_error *err)
 {
     const char *export = storage_options_get(o, "export");
+    const char *bitmap = storage_options_get(o, "x-dirty-bitmap");
     unsigned reconnect;
     int ret = driver_get_address(n, o, err);
 
     if (ret == 0 && export)
         ret = driver_copy(&n->export, export, err);
+    if (ret == 0 && bitmap)
+        ret = driver_copy(&n->bitmap, bitmap, err);
     if (ret == 0)
         ret = driver_get_seconds(o, "open-timeout", &n->open_timeout, err);
     /* Read, for it is harmless: a lost connection is an error at once. */
@@ -302,7 +305,8 @@ static char *driver_plain_name(const struct storage_options *o,
     const char *port = driver_peek_server(o, "port");
 
     (void)child;
-    if (!path && (!host || !*host))
+    if ((!path && (!host || !*host)) ||
+        storage_options_peek(o, "x-dirty-bitmap"))
         return NULL;
     return driver_make_name(path, host, port ? port : NBD_PORT,
                             storage_options_peek(o, "export"));
@@ -316,6 +320,6 @@ const struct storage_driver storage_driver_nbd = {
     .open = driver_open,
     .plain_name = driver_plain_name,
     .strong_options = (const char *const[]){"path", "host", "port", "export",
-                                            "server.", NULL},
+                                            "server.", "x-dirty-bitmap", NULL},
     .can_create = true,
 };

@@ -24,6 +24,8 @@ KINDS = ['', 'cluster_size=64k', 'cluster_size=32256', 'extended=off',
 
 
 class Parallels(tool.Case):
+    maps = 0
+
     def rhea_io(self, path, *commands, options=()):
         args = []
         for command in commands:
@@ -176,9 +178,11 @@ class Parallels(tool.Case):
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
-        chunks = self.qemu('map', '--output=json', '--image-opts',
-                           f'driver=nbd,server.type=unix,server.path={socket},'
-                           f'x-dirty-bitmap=qemu:dirty-bitmap:{name}').json
+        self.maps += 1
+        program = self.rhea if self.maps % 2 else self.qemu
+        chunks = program('map', '--output=json', '--image-opts',
+                         f'driver=nbd,server.type=unix,server.path={socket},'
+                         f'x-dirty-bitmap=qemu:dirty-bitmap:{name}').json
         number = contents(pid).decode().strip()
         while os.path.exists(f'/proc/{number}'):
             time.sleep(0.01)
