@@ -29,18 +29,31 @@
 
 enum { CHECK_UNIT = 4096 };
 
-void check_mendable(struct vmdk_checker *c, const char *fmt, ...)
+static void check_count(struct vmdk_checker *c, bool is_error, const char *fmt,
+                        va_list args)
 {
     char text[256];
+    vsnprintf(text, sizeof(text), fmt, args);
+    check_tell(c->out, is_error, "%s", text);
+    c->out->corruptions_fixed += c->fix;
+    c->out->corruptions += is_error && !c->fix;
+    c->differ |= !is_error && !c->fix;
+}
+
+void check_mendable(struct vmdk_checker *c, const char *fmt, ...)
+{
     va_list args;
     va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
+    check_count(c, true, fmt, args);
     va_end(args);
-    check_tell(c->out, true, "%s", text);
-    if (c->fix)
-        c->out->corruptions_fixed++;
-    else
-        c->out->corruptions++;
+}
+
+void check_differ(struct vmdk_checker *c, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    check_count(c, !c->x->h.unclean, fmt, args);
+    va_end(args);
 }
 
 /* --- Directories --- */
@@ -83,10 +96,9 @@ static int check_restore_table(struct vmdk_checker *c, unsigned copy,
     size_t bytes = (size_t)c->x->h.table_entries * c->x->h.entry_size;
     uint64_t place = check_usual_place(c->x, copy, index);
     int ret = 0;
-    check_mendable(c,
-                   "grain table %" PRIu64 " cannot be found by the %s grain "
-                   "directory",
-                   index, copy ? "second" : "first");
+    (at[copy] ? check_mendable : check_differ)(
+        c, "grain table %" PRIu64 " cannot be found by the %s grain directory",
+        index, copy ? "second" : "first");
     at[copy] = 0;
     if (!c->fix)
         return 0;
@@ -131,23 +143,6 @@ static int check_directories(struct vmdk_checker *c, uint64_t index,
     return ret;
 }
 
-/* Of a table behind the metadata in front. */
-static void check_use_table(struct vmdk_checker *c, uint64_t index, uint64_t at,
-                            uint64_t bytes)
-{
-    uint64_t first = at / c->unit;
-    uint64_t last = RHEA_MIN(div_up(at + bytes, c->unit), c->used.n_bits);
-    if (at >= c->x->h.overhead && first < last &&
-        bitmap_any(&c->used, first, last - first)) {
-        c->out->corruptions++;
-        check_tell(c->out, true,
-                   "grain table %" PRIu64 " is at offset %" PRIu64
-                   " of the file, which is used more than once",
-                   index, at);
-    }
-    check_use(c, at, bytes);
-}
-
 static int check_one_table(struct vmdk_checker *c, uint64_t index,
                            struct rhea_error *err)
 {
@@ -156,7 +151,7 @@ static int check_one_table(struct vmdk_checker *c, uint64_t index,
     int ret = check_directories(c, index, at, err);
     for (unsigned i = 0; i < 2 && !ret; i++)
         if (at[i])
-            check_use_table(c, index, at[i], bytes);
+            check_use(c, at[i], bytes);
     if (ret || (!at[0] && !at[1]))
         return ret;
     if (!at[0]) {
@@ -164,6 +159,24 @@ static int check_one_table(struct vmdk_checker *c, uint64_t index,
         at[1] = 0;
     }
     return check_table(c, index, at, err);
+}
+
+/* All tables, before grains are looked at: none may be where a table is. */
+static int check_mark_tables(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    uint64_t bytes = (uint64_t)x->h.table_entries * x->h.entry_size, table;
+    int ret = 0;
+    for (unsigned copy = 0; copy < (x->h.redundant ? 2 : 1); copy++)
+        for (uint64_t i = 0; i < x->h.n_tables && !ret; i++) {
+            bool good = false;
+            ret =
+                vmdk_directory_entry(x, copy ? x->h.redundant : x->h.directory,
+                                     i, &table, &good, err);
+            if (!ret && good && table)
+                check_use(c, table, bytes);
+        }
+    return ret;
 }
 
 static int check_tables(struct vmdk_checker *c, struct rhea_error *err)
@@ -318,6 +331,8 @@ static int check_extent_parts(struct vmdk_checker *c, unsigned fix,
     if (!ret)
         ret = check_header(c, err);
     if (!ret)
+        ret = check_mark_tables(c, err);
+    if (!ret)
         ret = check_tables(c, err);
     if (!ret)
         ret = check_free_sector(c, err);
@@ -346,8 +361,8 @@ static int check_sparse(struct vmdk_checker *c, unsigned fix,
         return ret;
     ret = blocks_change_end(&x->blocks, ret, err);
     /* It was not closed, but is sound. */
-    if (!ret && x->h.unclean && !x->marked && !c->out->corruptions &&
-        !c->out->errors)
+    if (!ret && x->h.unclean && !x->marked && !c->differ &&
+        !c->out->corruptions && !c->out->errors)
         ret = vmdk_sparse_mark(x, false, err);
     return ret;
 }

@@ -10,7 +10,7 @@
 struct vmdk_checker {
     struct vmdk_extent *x;
     struct rhea_check *out;
-    bool fix;
+    bool fix, differ;   /* copies of an extent that was not closed */
     uint64_t unit;      /* bytes of the file that a bit of USED stands for */
     struct bitmap used; /* not of streams, whose grains say whose they are */
     uint64_t last;      /* end of the grain before; 0: none */
@@ -21,6 +21,10 @@ struct vmdk_checker {
 /* A corruption, which is mended where repairing is asked for. */
 RHEA_PRINTF(2, 3)
 void check_mendable(struct vmdk_checker *c, const char *fmt, ...);
+/* The same of copies that do not agree. That is no corruption where the extent
+ * was not closed: a crash may leave it so. */
+RHEA_PRINTF(2, 3)
+void check_differ(struct vmdk_checker *c, const char *fmt, ...);
 
 /* Mark what metadata takes. */
 void check_use(struct vmdk_checker *c, uint64_t offset, uint64_t len);

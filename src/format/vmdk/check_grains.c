@@ -131,8 +131,8 @@ static bool check_entries(struct vmdk_checker *c, uint64_t grain, uint8_t *a,
     if (s == CHECK_BAD)
         check_drop(c, grain, host, take_b);
     else
-        check_mendable(c, "the tables do not agree about guest offset %" PRIu64,
-                       c->x->start + grain * c->x->h.grain_size);
+        check_differ(c, "the tables do not agree about guest offset %" PRIu64,
+                     c->x->start + grain * c->x->h.grain_size);
     if (take_b)
         memcpy(a, b, size);
     else if (s == CHECK_BAD)

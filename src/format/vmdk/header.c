@@ -162,24 +162,28 @@ static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
     return 0;
 }
 
+static bool footer_is_zero(const uint8_t *p)
+{
+    return p[0] == 0 && memcmp(p, p + 1, VMDK_SECTOR - 1) == 0;
+}
+
 /* The footer in the last bytes, TAIL, of a file: a marker, a copy of the
- * header, an end marker. */
+ * header, an end marker, which is a sector of zeroes. More of those may follow,
+ * but nothing else: what the guest wrote could look like a footer. */
 static const uint8_t *footer_find(const uint8_t *tail, size_t len)
 {
-    for (size_t at = len - len % VMDK_SECTOR; at >= 3 * VMDK_SECTOR;
-         at -= VMDK_SECTOR) {
-        const uint8_t *marker = tail + at - (size_t)3 * VMDK_SECTOR;
-        const uint8_t *footer = marker + VMDK_SECTOR;
-        const uint8_t *end = footer + VMDK_SECTOR;
-        if (load_le32(marker + MARKER_SIZE) == 0 &&
-            load_le32(marker + MARKER_TYPE) == MARKER_FOOTER &&
-            load_le32(footer) == HOSTED_MAGIC &&
-            load_le64(end + MARKER_SECTORS) == 0 &&
-            load_le32(end + MARKER_SIZE) == 0 &&
-            load_le32(end + MARKER_TYPE) == MARKER_END)
-            return footer;
-    }
-    return NULL;
+    size_t at = len - len % VMDK_SECTOR;
+    while (at && footer_is_zero(tail + at - VMDK_SECTOR))
+        at -= VMDK_SECTOR;
+    if (at == len - len % VMDK_SECTOR || at < 2 * VMDK_SECTOR)
+        return NULL;
+    const uint8_t *footer = tail + at - VMDK_SECTOR;
+    const uint8_t *marker = footer - VMDK_SECTOR;
+    return load_le32(marker + MARKER_SIZE) == 0 &&
+                   load_le32(marker + MARKER_TYPE) == MARKER_FOOTER &&
+                   load_le32(footer) == HOSTED_MAGIC
+               ? footer
+               : NULL;
 }
 
 static int footer_read(struct rhea_storage *file, uint64_t file_size,

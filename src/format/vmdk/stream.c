@@ -9,15 +9,16 @@
  * others; other orders are written, too.
  *
  * Order of writes:
- *   - The first write to an empty stream goes over its empty directory: until
- *     the stream is ended, the file is one that was cut off, and says so.
+ *   - Before the first write to an empty stream its end is cut off; flush.
+ *     Until it is ended, the file is one that was cut off, and says so.
  *   - The first write to another one: the header, which points to the footer,
  *     is made to point to the directory itself; flush. What follows the
  *     directory is written over.
- *   - Ending it (on flush and on closing): the table in memory, the directory,
- *     the footer, the end marker; flush; the header points to the footer again;
- *     flush. That is one sector, and so until it is written the old directory
- *     counts, which with all it leads to is whole.
+ *   - Ending it (on flush and on closing): the table in memory, the directory;
+ *     flush; the footer, the end marker; flush; the header points to the footer
+ *     again; flush. What counts is the footer, where the header points to it
+ *     all the time, and else the header, one sector; until that is written the
+ *     old directory counts, which with all it leads to is whole.
  */
 #include "format/vmdk/stream.h"
 
@@ -67,6 +68,8 @@ int stream_write_tail(struct rhea_storage *storage, const uint8_t *header,
         ret = rhea_storage_write(storage, directory,
                                  (size_t)(sectors * VMDK_SECTOR), *directory_at,
                                  err);
+    if (!ret)
+        ret = rhea_storage_flush(storage, err);
     if (ret)
         return ret;
     stream_marker(p, MARKER_FOOTER, 1);
@@ -74,7 +77,8 @@ int stream_write_tail(struct rhea_storage *storage, const uint8_t *header,
     store_le64(footer + HOSTED_H_DIRECTORY, *directory_at / VMDK_SECTOR);
     stream_marker(p + (size_t)2 * VMDK_SECTOR, MARKER_END, 0);
     *end = footer_at + sizeof(p);
-    return rhea_storage_write(storage, p, sizeof(p), footer_at, err);
+    ret = rhea_storage_write(storage, p, sizeof(p), footer_at, err);
+    return ret ? ret : rhea_storage_flush(storage, err);
 }
 
 /* --- Beginning --- */
@@ -154,6 +158,9 @@ static int stream_open(struct vmdk_extent *x, struct rhea_error *err)
     bool footer = load_le64(s->header + HOSTED_H_DIRECTORY) == HOSTED_AT_END;
     if (footer && stream_is_empty(s) && x->h.directory > x->h.overhead) {
         s->next = x->h.overhead;
+        ret = rhea_storage_truncate(x->file, s->next, err);
+        if (!ret)
+            ret = rhea_storage_flush(x->file, err);
     } else if (footer) {
         s->next = x->h.directory + s->directory_sectors * VMDK_SECTOR;
         ret = stream_write_header(x, x->h.directory / VMDK_SECTOR, err);
@@ -299,8 +306,6 @@ int vmdk_stream_finish(struct vmdk_extent *x, struct rhea_error *err)
         ret = stream_write_tail(x->file, s->header, s->directory,
                                 s->directory_sectors, s->next, &directory,
                                 &s->next, err);
-    if (!ret)
-        ret = rhea_storage_flush(x->file, err);
     if (!ret)
         ret = stream_write_header(x, HOSTED_AT_END, err);
     x->blocks.failed = ret;

@@ -8,7 +8,8 @@
 /*
  * What ends a stream, at offset AT of the file: the grain directory, SECTORS of
  * it, behind a marker, a footer that is HEADER with the directory's place, and
- * the end marker. *DIRECTORY_AT is where the directory is, *END is behind all.
+ * the end marker; durable. *DIRECTORY_AT is where the directory is, *END is
+ * behind all.
  */
 int stream_write_tail(struct rhea_storage *storage, const uint8_t *header,
                       const uint8_t *directory, uint64_t sectors, uint64_t at,

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/* VMDKs in memory, with grains and tables so small that few bytes have many of
+ * them. */
+#ifndef VMDK_LIB_H
+#define VMDK_LIB_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/byteorder.h"
+#include "base/checked.h"
+#include "format/vmdk/header.h"
+#include "format/vmdk/vmdk.h"
+#include "lib/test.h"
+#include "storage/memory.h"
+
+enum {
+    VMDK_TEST_GRAIN = 8,    /* sectors */
+    VMDK_TEST_ENTRIES = 16, /* of a table */
+    VMDK_TEST_TEXT = 4,     /* sectors of a descriptor inside */
+};
+
+struct vmdk_shape {
+    enum vmdk_kind kind;
+    bool parent, zero_grains;
+    bool tables; /* all are there from the start, in both copies */
+};
+
+static inline void vmdk_put(struct rhea_storage *s, const void *buf, size_t len,
+                            uint64_t offset)
+{
+    struct rhea_error e;
+    if (!CHECK_OK(rhea_storage_write(s, buf, len, offset, &e), &e))
+        exit(99);
+}
+
+static inline struct rhea_storage *vmdk_memory(void)
+{
+    struct rhea_error e;
+    struct rhea_storage *s;
+    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &e), &e))
+        exit(99);
+    return s;
+}
+
+static inline void vmdk_put_text(struct rhea_storage *s, uint64_t offset,
+                                 uint64_t size, const struct vmdk_shape *shape)
+{
+    char text[600];
+    bool cowd = shape->kind == VMDK_COWD;
+    int n = snprintf(
+        text, sizeof(text),
+        "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=%s\n"
+        "createType=\"%s\"\n%s\n# Extent description\nRW %" PRIu64
+        " %s \"extent\"\n\n#DDB\nddb.adapterType = \"ide\"\n",
+        shape->parent ? "87654321" : "ffffffff",
+        cowd ? "vmfsSparse" : "monolithicSparse",
+        shape->parent ? "parentFileNameHint=\"base.vmdk\"\n" : "",
+        size / VMDK_SECTOR, cowd ? "VMFSSPARSE" : "SPARSE");
+    vmdk_put(s, text, (size_t)n, offset);
+}
+
+/* A directory at sector AT whose tables follow it, a sector each. */
+static inline void vmdk_put_directory(struct rhea_storage *s, uint64_t at,
+                                      uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        uint8_t entry[4];
+        store_le32(entry, (uint32_t)(at + 1 + i));
+        vmdk_put(s, entry, sizeof(entry), at * VMDK_SECTOR + 4 * i);
+    }
+}
+
+static inline struct rhea_storage *vmdk_make_hosted(
+    uint64_t size, const struct vmdk_shape *shape)
+{
+    struct rhea_error e;
+    uint8_t p[VMDK_SECTOR] = {0};
+    struct rhea_storage *s = vmdk_memory();
+    uint64_t n = div_up(size / VMDK_SECTOR,
+                        VMDK_TEST_GRAIN * VMDK_TEST_ENTRIES);
+    uint64_t copy = shape->tables ? 1 + n : 1, first = 1 + VMDK_TEST_TEXT;
+    uint64_t overhead = align_up(first + 2 * copy, VMDK_TEST_GRAIN);
+    store_le32(p + HOSTED_H_MAGIC, HOSTED_MAGIC);
+    store_le32(p + HOSTED_H_VERSION, shape->zero_grains ? 2 : 1);
+    store_le32(p + HOSTED_H_FLAGS,
+               HOSTED_F_NEWLINES | HOSTED_F_REDUNDANT |
+                   (shape->zero_grains ? HOSTED_F_ZERO_GRAINS : 0));
+    store_le64(p + HOSTED_H_CAPACITY, size / VMDK_SECTOR);
+    store_le64(p + HOSTED_H_GRAIN_SIZE, VMDK_TEST_GRAIN);
+    store_le64(p + HOSTED_H_DESCRIPTOR, 1);
+    store_le64(p + HOSTED_H_DESCRIPTOR_SIZE, VMDK_TEST_TEXT);
+    store_le32(p + HOSTED_H_TABLE_ENTRIES, VMDK_TEST_ENTRIES);
+    store_le64(p + HOSTED_H_REDUNDANT, first);
+    store_le64(p + HOSTED_H_DIRECTORY, first + copy);
+    store_le64(p + HOSTED_H_OVERHEAD, overhead);
+    memcpy(p + HOSTED_H_NEWLINES, HOSTED_NEWLINES, 4);
+    vmdk_put(s, p, sizeof(p), 0);
+    vmdk_put_text(s, VMDK_SECTOR, size, shape);
+    CHECK_OK(rhea_storage_truncate(s, overhead * VMDK_SECTOR, &e), &e);
+    if (shape->tables) {
+        vmdk_put_directory(s, first, n);
+        vmdk_put_directory(s, first + copy, n);
+    }
+    return s;
+}
+
+/* The extent alone; its descriptor is vmdk_put_text's. */
+static inline struct rhea_storage *vmdk_make_cowd(uint64_t size)
+{
+    struct rhea_error e;
+    uint8_t p[COWD_HEADER_BYTES] = {0};
+    struct rhea_storage *s = vmdk_memory();
+    store_le32(p + COWD_H_MAGIC, COWD_MAGIC);
+    store_le32(p + COWD_H_VERSION, 1);
+    store_le32(p + COWD_H_FLAGS, COWD_FLAGS);
+    store_le32(p + COWD_H_CAPACITY, (uint32_t)(size / VMDK_SECTOR));
+    store_le32(p + COWD_H_GRAIN_SIZE, 1);
+    store_le32(p + COWD_H_DIRECTORY, 4);
+    store_le32(p + COWD_H_N_TABLES,
+               (uint32_t)div_up(size / VMDK_SECTOR, VMDK_COWD_TABLE_ENTRIES));
+    store_le32(p + COWD_H_FREE_SECTOR, 5);
+    vmdk_put(s, p, sizeof(p), 0);
+    CHECK_OK(rhea_storage_truncate(s, 5 * VMDK_SECTOR, &e), &e);
+    return s;
+}
+
+#endif
