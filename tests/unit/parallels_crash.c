@@ -118,9 +118,14 @@ static bool bitmap_is_good(struct rhea_storage *state, void *opaque, bool last)
     uint8_t bits[BYTES];
     struct rhea_bitmap *list = NULL;
     size_t n = 0;
+    uint8_t header[HDS_HEADER];
+    CHECK_OK(rhea_storage_read(state, header, sizeof(header), 0, &err), &err);
     struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
     struct rhea_check check = subject_checked(f, 0);
-    bool good = CHECK(check.corruptions + check.errors <= 1) &&
+    /* QEMU reads bitmaps also while the image is in use. */
+    bool good = CHECK(load_le32(header + HDS_H_IN_USE) != HDS_IN_USE ||
+                      load_le64(header + HDS_H_EXT_OFF) == 0) &&
+                CHECK(check.corruptions + check.errors <= 1) &&
                 CHECK_OK(f->ops->bitmap_list(f, &list, &n, &err), &err) &&
                 CHECK_OK(read_all(f, guest, false), &err);
     /* A bitmap that is there and not in use has a bit for all that differs from
