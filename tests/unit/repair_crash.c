@@ -230,6 +230,7 @@ static struct rhea_storage *make(const struct damage *d)
 
 struct view {
     uint8_t guest[SIZE], snapshot[SIZE];
+    uint64_t corruptions; /* that the damage made */
 };
 
 static bool look_at(const struct damage *d, struct rhea_storage *s,
@@ -283,18 +284,28 @@ static bool repair_again(const struct damage *d, struct rhea_storage *state)
            CHECK_EQ(found.corruptions + found.errors + found.leaks, 0);
 }
 
+/* Where there was nothing but leaks there is nothing else now. */
+static bool is_no_worse(const struct damage *d, struct rhea_storage *state,
+                        const struct view *before)
+{
+    struct rhea_check found;
+
+    return before->corruptions ||
+           (CHECK_OK(repair(d, state, 0, &found), &err) &&
+            CHECK_EQ(found.corruptions + found.errors, 0));
+}
+
 /* After a crash, and after the repair was done once more. */
 static bool state_is_good(const struct damage *d, struct rhea_storage *state,
                           const struct view *before)
 {
     static struct view now;
-    bool good = true;
+    bool good = is_no_worse(d, state, before);
 
     for (unsigned pass = 0; pass < 2 && good; pass++) {
-        good = look(d, state, &now) &&
-               CHECK_MEM(now.guest, before->guest, SIZE) &&
-               (!d->snapshot ||
-                CHECK_MEM(now.snapshot, before->snapshot, SIZE));
+        good =
+            look(d, state, &now) && CHECK_MEM(now.guest, before->guest, SIZE) &&
+            (!d->snapshot || CHECK_MEM(now.snapshot, before->snapshot, SIZE));
         if (good && !pass)
             good = repair_again(d, state);
     }
@@ -318,6 +329,7 @@ static void crash_once(const struct damage *d)
     d->damage(s);
     CHECK_OK(repair(d, s, 0, &found), &err);
     CHECK(found.corruptions + found.leaks > 0 || ops_of(d) != qcow2_ops());
+    before.corruptions = found.corruptions;
     CHECK_OK(memory_snapshot(&first, s, &err), &err);
     CHECK_OK(record_open(&recorder, s, &log, &err), &err);
     CHECK_OK(repair(d, recorder, d->fix, &found), &err);
@@ -364,6 +376,8 @@ static bool fault_once(const struct damage *d, uint64_t at, unsigned classes)
 
     look(d, s, &before);
     d->damage(s);
+    CHECK_OK(repair(d, s, 0, &found), &err);
+    before.corruptions = found.corruptions;
     CHECK_OK(fault_open(&faulty, s, &plan, &err), &err);
     (void)repair(d, faulty, d->fix, &found);
     bool hit = fault_hits(faulty) > 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What format_crash.h promises, of VMDKs: hosted and ESX's sparse extents, and
  * streams. */
-#include "format_crash.h"
 #include "format/vmdk/create.h"
+#include "format_crash.h"
 #include "vmdk_lib.h"
 
 static struct rhea_format_ops ops;
@@ -77,16 +77,14 @@ static bool content_id_is_new(struct rhea_storage *state, const struct model *m)
     (void)m;
     for (uint64_t i = 0; i < SIZE && same; i++)
         same = guest[i] == (over ? BELOW : 0);
-    good = good &&
-           CHECK(same || ((struct vmdk *)f)->descriptor.cid != 0x12345678);
+    good =
+        good && CHECK(same || ((struct vmdk *)f)->descriptor.cid != 0x12345678);
     CHECK_OK(f->ops->close(f, &err), &err);
     return good;
 }
 
-static const struct subject hosted = {.ops = &ops,
-                                      .make = make_hosted,
-                                      .judge = content_id_is_new,
-                                      .judged = 1};
+static const struct subject hosted = {
+    .ops = &ops, .make = make_hosted, .judge = content_id_is_new, .judged = 1};
 static const struct subject cowd = {.ops = &ops, .make = make_cowd};
 
 static void a_crash_anywhere_leaves_a_whole_image(void)
@@ -172,9 +170,8 @@ static bool stream_holds(struct rhea_storage *state,
         good = CHECK_OK(f->ops->map(f, stream_place(i), STREAM_GRAIN, &x, &err),
                         &err);
         if (good && x.kind == RHEA_EXTENT_COMPRESSED) {
-            good = CHECK_OK(f->ops->read(f, stream_place(i), buf, sizeof(buf),
-                                         &err),
-                            &err);
+            good = CHECK_OK(
+                f->ops->read(f, stream_place(i), buf, sizeof(buf), &err), &err);
             value = buf[7];
         }
         good = good && CHECK(value == m->flushed[i] || value == m->now[i]);

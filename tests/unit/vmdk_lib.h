@@ -72,14 +72,14 @@ static inline void vmdk_put_directory(struct rhea_storage *s, uint64_t at,
     }
 }
 
-static inline struct rhea_storage *vmdk_make_hosted(
-    uint64_t size, const struct vmdk_shape *shape)
+static inline struct rhea_storage *
+vmdk_make_hosted(uint64_t size, const struct vmdk_shape *shape)
 {
     struct rhea_error e;
     uint8_t p[VMDK_SECTOR] = {0};
     struct rhea_storage *s = vmdk_memory();
-    uint64_t n = div_up(size / VMDK_SECTOR,
-                        VMDK_TEST_GRAIN * VMDK_TEST_ENTRIES);
+    uint64_t n =
+        div_up(size / VMDK_SECTOR, VMDK_TEST_GRAIN * VMDK_TEST_ENTRIES);
     uint64_t copy = shape->tables ? 1 + n : 1, first = 1 + VMDK_TEST_TEXT;
     uint64_t overhead = align_up(first + 2 * copy, VMDK_TEST_GRAIN);
     store_le32(p + HOSTED_H_MAGIC, HOSTED_MAGIC);
