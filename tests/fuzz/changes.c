@@ -339,7 +339,7 @@ bool changes_run(const struct rhea_format_ops *format, struct rhea_storage *s,
         return false;
     format->info(c.f, &info);
     c.f->below = info.backing_file ? fuzz_base_below : NULL;
-    c.cluster = info.cluster_size;
+    c.cluster = fuzz_cluster(&info);
     n = changes_random(&c, STEPS);
     for (uint64_t i = 0; i < n; i++)
         changes_step(&c);

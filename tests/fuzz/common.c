@@ -93,6 +93,11 @@ static const struct rhea_format_ops *common_probe(const struct fuzz_input *in,
         return NULL;
     memcpy(head, in->data, RHEA_MIN(in->len, sizeof(head)));
     const struct rhea_format_ops *found = rhea_format_probe(head, sizeof(head));
+    const struct rhea_format_ops *vpc = rhea_format_find("vpc");
+    /* A fixed VHD is told by its end. */
+    if (!found->check && in->len >= 512 &&
+        vpc->probe_tail(in->data + in->len - 512, 512, in->len))
+        found = vpc;
     return (inplace ? found->walk != NULL : found->check != NULL) ? found
                                                                   : NULL;
 }

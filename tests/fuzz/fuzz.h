@@ -70,6 +70,12 @@ void fuzz_fill(void *buf, size_t len, uint64_t seed);
  * these are cut off and the file is made so large instead. */
 #define FUZZ_TRAILER "RHEA-END"
 
+/* The cluster size, or for a format without one that of a sector. */
+static inline uint32_t fuzz_cluster(const struct rhea_format_info *info)
+{
+    return info->cluster_size ? info->cluster_size : 512;
+}
+
 /* Whether IN is an image file, not a recipe. */
 bool fuzz_is_image(const struct fuzz_input *in);
 

@@ -35,6 +35,16 @@ static const struct choice choices[] = {
      {"4096", "4096", "4096", "8192", "16384", "64K", "1M", "1M"},
      8},
     {"vdi", "static", {NULL, NULL, "on"}, 3},
+    {"vpc",
+     "block_size",
+     {"4096", "4096", "4096", "8192", "16384", "64K", "512K", NULL},
+     8},
+    {"vpc", "subformat", {NULL, NULL, NULL, "fixed"}, 4},
+    {"vpc", "force_size", {"on", "on", NULL}, 3},
+    {"vpc",
+     "size_rule",
+     {NULL, NULL, NULL, "hyper-v", "azure", "xenserver"},
+     6},
     {"qcow2",
      "cluster_size",
      {"512", "512", "512", "1024", "2048", "4096", "4096", "16384", "64K",
@@ -183,7 +193,7 @@ static bool generate_contents(struct fuzz_input *in,
     format->info(b.f, &info);
     b.f->below = info.backing_file ? fuzz_base_below : NULL;
     b.size = info.virtual_size;
-    b.cluster = info.cluster_size;
+    b.cluster = fuzz_cluster(&info);
     unsigned n = fuzz_u8(in) % (STEPS + 1);
     for (unsigned i = 0; b.size && i < n; i++)
         generate_step(&b, in);

@@ -50,7 +50,7 @@ static void piece_find(struct piece *p, const struct guest *g,
     if (f->ops->map(f, offset, len, x, &p->err)) {
         struct rhea_format_info info = {0};
         f->ops->info(f, &info);
-        uint64_t unit = info.cluster_size;
+        uint64_t unit = fuzz_cluster(&info);
         p->kind = PIECE_ERROR;
         p->length = RHEA_MIN(len, unit - (offset & (unit - 1)));
         return;

@@ -87,7 +87,7 @@ static void mutate_look(struct mutator *m, const struct rhea_format_ops *format)
     m->cluster = SMALLEST;
     if (rhea_format_open_over(format, &f, m->s, RHEA_FORMAT_CHECK, NULL) == 0) {
         format->info(f, &info);
-        m->cluster = info.cluster_size;
+        m->cluster = fuzz_cluster(&info);
         if (format->walk)
             format->walk(f, mutate_note, m, NULL);
         else

@@ -601,7 +601,7 @@ class Vhd(tool.Case):
                 shrink = ['--shrink'] if size < len(want) else []
                 self.rhea('resize', '-q', *shrink, 'new', size)
                 want = want[:size].ljust(size, b'\0')
-                # Small blocks would have fitted where the table was.
+                # What a block leaves in the middle is not used again.
                 self.assertIn(tool.rhea('check', '-f', 'vpc', 'new').code,
                               (0, 3) if options else (0,))
                 vhd.Reader('new')

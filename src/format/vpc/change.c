@@ -114,11 +114,18 @@ static int change_write_beside(struct change *c, uint64_t *at,
     return ret ? ret : rhea_storage_flush(v->base.storage, err);
 }
 
+/* Where headers are, if nothing else is there; else where this one is. */
+static uint64_t change_home(const struct vpc *v)
+{
+    return vpc_is_used(v, VPC_FOOTER, VPC_FOOTER + VPC_HEADER) ? v->header_at
+                                                               : VPC_FOOTER;
+}
+
 /* Put the new header in the old one's place. */
 static int change_header(struct change *c, struct rhea_error *err)
 {
     struct vpc *v = c->v;
-    uint64_t beside;
+    uint64_t beside, home = change_home(v);
     vpc_header_seal(c->header);
     int ret = change_write_beside(c, &beside, err);
     if (!ret)
@@ -126,12 +133,12 @@ static int change_header(struct change *c, struct rhea_error *err)
     if (!ret)
         ret = change_write_names(c, c->places, err);
     if (!ret)
-        ret = rhea_storage_write(v->base.storage, c->header, VPC_HEADER,
-                                 v->header_at, err);
+        ret = rhea_storage_write(v->base.storage, c->header, VPC_HEADER, home,
+                                 err);
     if (!ret)
         ret = rhea_storage_flush(v->base.storage, err);
     if (!ret)
-        ret = change_lead_to(c, v->header_at, err);
+        ret = change_lead_to(c, home, err);
     if (!ret)
         ret = rhea_storage_zero(v->base.storage, v->data_end,
                                 v->footer_at - v->data_end, false, err);
@@ -329,20 +336,15 @@ static int change_copy(struct rhea_storage *storage, uint64_t from, uint64_t to,
 }
 
 /* The table of ENTRIES moves behind the blocks, with XenServer's map, for which
- * no block is full. Nothing leads there yet. */
+ * no block is full: that stands behind the table at all times. Nothing leads
+ * there yet. */
 static int change_move_table(struct change *c, uint64_t entries,
                              struct rhea_error *err)
 {
     struct vpc *v = c->v;
-    struct vpc_range header, bits;
-    uint64_t old_bat = v->bat, old = v->entries, at = 0, map = 0;
+    uint64_t old_bat = v->bat, old = v->entries, at = 0;
     uint64_t bytes = align_up(entries * 4, VPC_SECTOR);
-    bool found;
-    int ret = vpc_batmap_find(v, &found, &header, &bits, err);
-    if (!ret && found)
-        map = vpc_batmap_bytes(entries);
-    if (!ret)
-        ret = change_take(v, bytes + map, &at, err);
+    int ret = change_take(v, bytes + vpc_batmap_bytes(entries), &at, err);
     if (!ret)
         ret = change_copy(v->base.storage, old_bat, at, old * 4, err);
     if (!ret) {
@@ -350,9 +352,93 @@ static int change_move_table(struct change *c, uint64_t entries,
         ret = change_unuse(v, old, bytes / 4, err);
         v->bat = old_bat;
     }
-    if (!ret && map)
+    if (!ret)
         ret = vpc_batmap_write(v->base.storage, at + bytes, entries, err);
     store_be64(c->header + VPC_H_BAT, at);
+    return ret;
+}
+
+/* What stands in [FROM, TO), where the table is to grow. */
+struct change_way {
+    struct vpc *v;
+    uint64_t from, to;
+};
+
+/* A block in the way goes to the end: copied, flushed, led to, flushed. */
+static int change_move_block(void *opaque, uint64_t block, uint64_t count,
+                             uint32_t entry, struct rhea_error *err)
+{
+    const struct change_way *way = opaque;
+    struct vpc *v = way->v;
+    uint64_t bytes = (uint64_t)v->bitmap_bytes + v->block_size;
+    uint64_t start = (uint64_t)entry * VPC_SECTOR;
+    if (count > 1 || start >= way->to || start + bytes <= way->from)
+        return 0;
+    if (vpc_is_used(v, start, start + bytes))
+        return rhea_error_set(err, EIO,
+                              "block %" PRIu64 " is where no block can be; "
+                              "'check -r all' repairs that",
+                              block);
+    uint64_t data = vpc_place_data(v->data_end, v->block_size, v->bitmap_bytes);
+    uint64_t to = data - v->bitmap_bytes;
+    int ret = vpc_reserve(v, to + bytes, err);
+    v->data_end = ret ? v->data_end : to + bytes;
+    if (!ret)
+        ret = change_copy(v->base.storage, start, to, bytes, err);
+    if (!ret)
+        ret = vpc_bat_set(v, block, (uint32_t)(to / VPC_SECTOR), err);
+    if (!ret)
+        ret = table_write_back(&v->table, err);
+    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+}
+
+/* Parents' names in the way get other places in the header of C; *MOVED: there
+ * are some. */
+static int change_move_names(struct change *c, const struct change_way *way,
+                             bool *moved, struct rhea_error *err)
+{
+    struct vpc *v = c->v;
+    *moved = false;
+    for (unsigned i = 0; i < VPC_LOCATORS; i++) {
+        uint64_t offset, space, at;
+        uint32_t length;
+        if (!vpc_locator_range(v, i, &offset, &space, &length) ||
+            offset >= way->to || offset + space <= way->from)
+            continue;
+        int ret = change_take(v, space, &at, err);
+        if (!ret)
+            ret = change_copy(v->base.storage, offset, at, length, err);
+        if (ret)
+            return ret;
+        store_be64(c->header + VPC_H_LOCATORS + (size_t)i * VPC_L_BYTES +
+                       VPC_L_OFFSET,
+                   at);
+        *moved = true;
+    }
+    return 0;
+}
+
+/* Nothing but blocks and names is in the way, which takes them out of it. */
+static int change_clear_way(struct change *c, uint64_t end,
+                            struct rhea_error *err)
+{
+    struct vpc *v = c->v;
+    struct change_way way = {v, vpc_bat_end(v), end};
+    bool moved = false;
+    int ret = vpc_reserve(v, end, err);
+    v->data_end = RHEA_MAX(v->data_end, end);
+    if (!ret)
+        ret = vpc_bat_scan(v, change_move_block, &way, err);
+    if (!ret)
+        ret = change_move_names(c, &way, &moved, err);
+    if (!ret && moved)
+        ret = change_header(c, err);
+    if (!ret && moved)
+        ret = change_reread(v, err);
+    if (!ret && vpc_is_used(v, way.from, way.to))
+        ret = rhea_error_set(err, ENOTSUP,
+                             "the block allocation table cannot grow: there is "
+                             "no room behind it");
     return ret;
 }
 
@@ -362,14 +448,20 @@ static int change_grow_table(struct vpc *v, uint64_t old, uint64_t blocks,
                              struct rhea_error *err)
 {
     struct change c = {.v = v, .type = v->type};
+    uint64_t end = align_up(v->bat + blocks * 4, VPC_SECTOR);
+    struct vpc_range map_header, map;
+    bool has_map;
     memcpy(c.header, v->header, VPC_HEADER);
     int ret = change_unuse(v, old, RHEA_MAX(old, (uint64_t)v->entries), err);
     if (ret || blocks <= v->entries)
         return ret;
-    if (align_up(v->bat + blocks * 4, VPC_SECTOR) > vpc_bat_end(v))
-        ret = change_move_table(&c, blocks, err);
-    else
-        ret = change_unuse(v, v->entries, blocks, err);
+    ret = vpc_batmap_find(v, &has_map, &map_header, &map, err);
+    if (!ret && end > vpc_bat_end(v) && !has_map)
+        ret = change_clear_way(&c, end, err);
+    if (!ret)
+        ret = end > vpc_bat_end(v) && has_map
+                  ? change_move_table(&c, blocks, err)
+                  : change_unuse(v, v->entries, blocks, err);
     if (ret)
         return ret;
     store_be32(c.header + VPC_H_ENTRIES, (uint32_t)blocks);
