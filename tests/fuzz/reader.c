@@ -329,17 +329,22 @@ void reader_run(const struct rhea_format_ops *format,
     }
 }
 
+uint64_t reader_seed(const uint8_t *data, size_t size)
+{
+    uint64_t seed = size;
+    for (size_t i = size < 8 ? 0 : size - 8; i < size; i++)
+        seed = seed << 8 ^ seed >> 56 ^ data[i];
+    return seed;
+}
+
 int reader_fuzz(const char *name, const uint8_t *data, size_t size)
 {
     const struct rhea_format_ops *format = rhea_format_find(name);
     struct fuzz_input in = {data, size};
-    uint64_t seed = size;
-    for (size_t i = size < 8 ? 0 : size - 8; i < size; i++)
-        seed = seed << 8 ^ seed >> 56 ^ data[i];
 
     struct rhea_storage *image = fuzz_image(&in, format);
     if (image)
-        reader_run(format, image, seed);
+        reader_run(format, image, reader_seed(data, size));
     rhea_storage_close(image);
     return 0;
 }

@@ -16,6 +16,8 @@ void reader_run(const struct rhea_format_ops *format,
 bool reader_check(const struct rhea_format_ops *format, struct rhea_storage *s,
                   unsigned fix, struct rhea_check *found);
 
+/* The SEED for input bytes. */
+uint64_t reader_seed(const uint8_t *data, size_t size);
 /* A whole target: the image that the input bytes are, or are a recipe for.
  * Returns 0. */
 int reader_fuzz(const char *format, const uint8_t *data, size_t size);
