@@ -634,6 +634,39 @@ class Vhd(tool.Case):
             self.assertEqual(data[2 * MIB + 512:].strip(b'\0'), b'', path)
             self.clean('copy.vhd')
 
+    # --- amend ---
+
+    def test_amend(self):
+        for kind in ('fixed', 'dynamic'):
+            self.create('new', 10 * MIB, subformat=kind)
+            self.io('new', 'write -P 5 1M 4M')
+            want = self.raw('new', '-f', 'vpc')
+            was = self.clean('new').footer
+            self.rhea('amend', '-f', 'vpc', '-o', 'size_rule=hyper-v,uuid=new',
+                      'new')
+            footer = self.clean('new').footer
+            self.assertEqual((footer.creator, footer.size), (b'win ', was.size))
+            self.assertNotEqual(footer.uuid, was.uuid)
+            self.assertEqual(self.raw('new', '-f', 'vpc'), want)
+            self.identical('new', 'vpc', 'flat', 'raw')
+            self.fails(tool.rhea('amend', '-f', 'vpc', '-o', 'size_rule=azure',
+                                 'new'), says='11534336 would be one')
+            self.rhea('resize', '-q', '-f', 'vpc', 'new', '12M')
+            for rule, creator in (('azure', b'win '), ('xenserver', b'tap\0'),
+                                  ('virtual-pc', b'rhea')):
+                self.rhea('amend', '-f', 'vpc', '-o', f'size_rule={rule}',
+                          'new')
+                footer = self.clean('new').footer
+                self.assertEqual((footer.creator, footer.size),
+                                 (creator, 12 * MIB))
+                self.identical_to('new', want.ljust(12 * MIB, b'\0'))
+            text = '01234567-89ab-cdef-0123-456789abcdef'
+            self.rhea('amend', '-f', 'vpc', '-o', f'uuid={text}', 'new')
+            self.assertEqual(str(self.clean('new').footer.uuid), text)
+            self.fails(tool.rhea('amend', '-f', 'vpc', '-o', 'uuid=0', 'new'))
+            self.fails(tool.rhea('amend', '-f', 'vpc', '-o', 'size=1M', 'new'))
+        self.rhea('amend', '-f', 'vpc', '-o', 'help')
+
     # --- damage ---
 
     def test_a_damaged_footer_is_recovered_from_its_copy(self):

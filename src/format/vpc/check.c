@@ -248,9 +248,8 @@ static int check_window(struct vpc_checker *c, struct rhea_error *err)
 static int check_overlaps(struct vpc_checker *c, struct rhea_error *err)
 {
     /* No block begins past what 32 bits can number. */
-    uint64_t sectors =
-        RHEA_MIN(div_up(c->v->found.file_size, VPC_SECTOR),
-                 VPC_UNUSED + c->block_bytes / VPC_SECTOR);
+    uint64_t sectors = RHEA_MIN(div_up(c->v->found.file_size, VPC_SECTOR),
+                                VPC_UNUSED + c->block_bytes / VPC_SECTOR);
     int ret = 0;
     for (c->window = 0; c->window < sectors && !ret; c->window += WINDOW) {
         ret = bitmap_init(&c->used, RHEA_MIN(sectors - c->window, WINDOW), err);

@@ -80,13 +80,18 @@ static int fixed_put_footer(struct vpc *v, uint64_t at, uint32_t length,
     return ret ? ret : rhea_storage_flush(v->base.storage, err);
 }
 
+int vpc_put_footer_fixed(struct vpc *v, struct rhea_error *err)
+{
+    return fixed_put_footer(v, v->footer_at, v->found.tail.length, err);
+}
+
 /* A footer that is not one sector could be torn, and has no copy. */
 int vpc_stamp_fixed(struct vpc *v, struct rhea_error *err)
 {
     if (!is_aligned(v->footer_at, VPC_SECTOR))
         return 0;
     vpc_stamp(v);
-    return fixed_put_footer(v, v->footer_at, v->found.tail.length, err);
+    return vpc_put_footer_fixed(v, err);
 }
 
 int vpc_check_fixed(struct vpc *v, struct rhea_error *err)

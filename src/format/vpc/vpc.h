@@ -335,7 +335,9 @@ int vpc_write_footers(struct vpc *v, struct rhea_error *err);
  * where there is one. */
 int vpc_footer_search(struct rhea_storage *storage, uint64_t size,
                       struct vpc_copy *copy, struct rhea_error *err);
-/* With the lock held: a new time stamp, durable. */
+/* With the lock held: the footer is durable, in its place. */
+int vpc_put_footer_fixed(struct vpc *v, struct rhea_error *err);
+/* The same with a new time stamp. */
 int vpc_stamp_fixed(struct vpc *v, struct rhea_error *err);
 int vpc_check_fixed(struct vpc *v, struct rhea_error *err);
 int vpc_mend_fixed(struct vpc *v, struct rhea_error *err);
@@ -370,6 +372,12 @@ int vpc_set_backing(struct rhea_format *f, const char *file, const char *format,
                     struct rhea_format *parent, struct rhea_error *err);
 int vpc_renew_identity(struct rhea_format *f, struct rhea_error *err);
 int vpc_make_empty(struct rhea_format *f, struct rhea_error *err);
+
+/* --- amend.c --- */
+int vpc_amend(struct rhea_format *f, const struct rhea_option *options,
+              size_t n, bool force, const struct rhea_progress *progress,
+              struct rhea_error *err);
+extern const struct rhea_option_help vpc_amend_options[];
 
 /* --- facts.c --- */
 int vpc_facts(struct rhea_format *f, struct rhea_facts *facts,
