@@ -9,8 +9,8 @@
  * first has its blocks completed: the sectors that it does not have are zeroed
  * in their places, where nobody reads them yet; then its blocks say that they
  * are whole; then it has no bitmaps; then it has no parent. Emptying a child
- * gives up its blocks, then its bitmaps, then, when the log is not in use, the
- * file's end. Each step is durable before the next begins.
+ * gives up its blocks, then its bitmaps. Each step is durable before the next
+ * begins. Last, when the log is not in use, the file is cut off.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -217,6 +217,30 @@ static int backing_switch(struct backing *b, struct rhea_error *err)
     return ret ? ret : vhdx_edit_write(&b->edit, true, err);
 }
 
+/* Cut off what nothing uses behind the last block. Where that cannot be done,
+ * it is a leak. */
+static int backing_cut_off(struct vhdx *v, struct rhea_error *err)
+{
+    uint64_t end = VHDX_SECTION_END, entry;
+    int ret = 0;
+    for (size_t i = 0; i < v->n_taken; i++)
+        end = RHEA_MAX(end, v->taken[i].offset + v->taken[i].length);
+    for (uint64_t block = 0; block < vhdx_blocks(v) && !ret; block++) {
+        ret = vhdx_bat_get(v, vhdx_bat_place(v, block), &entry, err);
+        if (!ret && entry & VHDX_BAT_OFFSET)
+            end = RHEA_MAX(end,
+                           (entry & VHDX_BAT_OFFSET) + v->metadata.block_size);
+    }
+    if (!ret)
+        ret = vhdx_log_close(v, err);
+    if (!ret && end < v->blocks.file_end &&
+        rhea_storage_truncate(v->base.storage, end, NULL) == 0) {
+        v->blocks.file_end = end;
+        v->blocks.grown = 0;
+    }
+    return ret;
+}
+
 /* --- All of it --- */
 
 static int backing_change(struct backing *b, struct rhea_error *err)
@@ -294,30 +318,18 @@ int vhdx_set_backing(struct rhea_format *f, const char *file,
     if (file)
         b.metadata.flags =
             (b.metadata.flags | VHDX_P_PARENT) & ~(uint32_t)VHDX_P_FIXED;
+    bool was_child = vhdx_is_child(v);
     ret = blocks_change_begin(&v->blocks, err);
     if (!ret)
         ret = blocks_change_end(&v->blocks, backing_change(&b, err), err);
     if (!ret)
         ret = backing_take(&b, rhea_steal(name), err);
+    /* The last bitmap may be last in the file. */
+    if (!ret && !file && was_child)
+        ret = blocks_change_end(&v->blocks, backing_cut_off(v, err), err);
     vhdx_edit_finish(&b.edit);
     free(b.table);
     free(b.locator);
-    return ret;
-}
-
-/* The end of what is left when there are no blocks. */
-static int empty_cut_off(struct vhdx *v, struct rhea_error *err)
-{
-    uint64_t end = VHDX_SECTION_END;
-    for (size_t i = 0; i < v->n_taken; i++)
-        end = RHEA_MAX(end, v->taken[i].offset + v->taken[i].length);
-    int ret = vhdx_log_close(v, err);
-    /* Where the file cannot be cut off, its end is a leak. */
-    if (!ret && end < v->blocks.file_end &&
-        rhea_storage_truncate(v->base.storage, end, NULL) == 0) {
-        v->blocks.file_end = end;
-        v->blocks.grown = 0;
-    }
     return ret;
 }
 
@@ -334,6 +346,6 @@ int vhdx_make_empty(struct rhea_format *f, struct rhea_error *err)
     if (!ret && vhdx_is_child(v))
         ret = backing_entries(v, backing_drop, true, err);
     if (!ret)
-        ret = empty_cut_off(v, err);
+        ret = backing_cut_off(v, err);
     return blocks_change_end(&v->blocks, ret, err);
 }
