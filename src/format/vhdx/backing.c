@@ -217,25 +217,31 @@ static int backing_switch(struct backing *b, struct rhea_error *err)
     return ret ? ret : vhdx_edit_write(&b->edit, true, err);
 }
 
+static int backing_find_end(void *opaque, const struct vhdx_entry *e,
+                            struct rhea_error *err)
+{
+    struct vhdx *v = opaque;
+    (void)err;
+    if (e->entry & VHDX_BAT_OFFSET)
+        v->scan_end = RHEA_MAX(v->scan_end, (e->entry & VHDX_BAT_OFFSET) +
+                                                vhdx_entry_length(v, e));
+    return 0;
+}
+
 /* Cut off what nothing uses behind the last block. Where that cannot be done,
  * it is a leak. */
 static int backing_cut_off(struct vhdx *v, struct rhea_error *err)
 {
-    uint64_t end = VHDX_SECTION_END, entry;
-    int ret = 0;
+    v->scan_end = VHDX_SECTION_END;
     for (size_t i = 0; i < v->n_taken; i++)
-        end = RHEA_MAX(end, v->taken[i].offset + v->taken[i].length);
-    for (uint64_t block = 0; block < vhdx_blocks(v) && !ret; block++) {
-        ret = vhdx_bat_get(v, vhdx_bat_place(v, block), &entry, err);
-        if (!ret && entry & VHDX_BAT_OFFSET)
-            end = RHEA_MAX(end,
-                           (entry & VHDX_BAT_OFFSET) + v->metadata.block_size);
-    }
+        v->scan_end =
+            RHEA_MAX(v->scan_end, v->taken[i].offset + v->taken[i].length);
+    int ret = vhdx_bat_walk(v, backing_find_end, v, err);
     if (!ret)
         ret = vhdx_log_close(v, err);
-    if (!ret && end < v->blocks.file_end &&
-        rhea_storage_truncate(v->base.storage, end, NULL) == 0) {
-        v->blocks.file_end = end;
+    if (!ret && v->scan_end < v->blocks.file_end &&
+        rhea_storage_truncate(v->base.storage, v->scan_end, NULL) == 0) {
+        v->blocks.file_end = v->scan_end;
         v->blocks.grown = 0;
     }
     return ret;

@@ -33,6 +33,7 @@ struct vhdx_checker {
     struct bitmap used; /* MiB of the file */
     bool fix;           /* errors */
     bool has_blocks;
+    uint64_t next; /* block at which to report progress */
 };
 
 static void check_count(struct vhdx_checker *c, bool fixed)
@@ -64,7 +65,9 @@ static int check_replay(struct vhdx_checker *c, unsigned fix,
     v->image = v->tables.storage = v->base.storage;
     table_drop(&v->tables);
     ret = rhea_storage_size(v->image, &v->blocks.file_end, err);
-    return ret ? ret : vhdx_allow_write(v, err);
+    if (!ret)
+        vhdx_allow_write(v);
+    return ret;
 }
 
 static int check_torn(struct vhdx_checker *c, struct rhea_error *err)
@@ -156,21 +159,14 @@ static void check_mark(struct vhdx_checker *c, const char *what,
     bitmap_set(&c->used, first, last - first);
 }
 
-struct check_entry {
-    uint64_t place, entry; /* of the BAT */
-    uint64_t block;        /* or the first one of the chunk */
-    uint64_t length;       /* of what has to be inside of the file */
-    bool is_bitmap;
-};
-
-static int check_fix_entry(struct vhdx_checker *c, const struct check_entry *e,
+static int check_fix_entry(struct vhdx_checker *c, const struct vhdx_entry *e,
                            uint64_t to, struct rhea_error *err)
 {
     int ret = vhdx_begin(c->v, true, err);
     return ret ? ret : vhdx_bat_set(c->v, e->place, to, err);
 }
 
-static int check_invalid(struct vhdx_checker *c, const struct check_entry *e,
+static int check_invalid(struct vhdx_checker *c, const struct vhdx_entry *e,
                          const char *why, bool fix, uint64_t to,
                          struct rhea_error *err)
 {
@@ -184,14 +180,26 @@ static int check_invalid(struct vhdx_checker *c, const struct check_entry *e,
     return fix ? check_fix_entry(c, e, to, err) : 0;
 }
 
+static int check_progress(struct vhdx_checker *c, uint64_t block,
+                          struct rhea_error *err)
+{
+    if (block < c->next)
+        return 0;
+    c->next = block + 4096;
+    rhea_progress_report(c->out->progress, "check", block, vhdx_blocks(c->v));
+    return rhea_progress_cancelled(c->out->progress)
+               ? rhea_error_set(err, ECANCELED, "the check was stopped")
+               : 0;
+}
+
 /* What leads to bytes of the file. */
-static int check_place(struct vhdx_checker *c, const struct check_entry *e,
+static int check_place(struct vhdx_checker *c, const struct vhdx_entry *e,
                        struct rhea_error *err)
 {
     struct vhdx *v = c->v;
     uint64_t host = e->entry & VHDX_BAT_OFFSET;
     uint64_t length = e->is_bitmap ? VHDX_BITMAP_BYTES : v->metadata.block_size;
-    if (!range_inside(host, e->length, v->blocks.file_end))
+    if (!range_inside(host, vhdx_entry_used(v, e), v->blocks.file_end))
         return check_invalid(c, e, "leads past the end of the file", c->fix, 0,
                              err);
     if (vhdx_is_taken(v, host, length))
@@ -202,7 +210,7 @@ static int check_place(struct vhdx_checker *c, const struct check_entry *e,
 }
 
 /* A partially present block has a bitmap. */
-static int check_partial(struct vhdx_checker *c, const struct check_entry *e,
+static int check_partial(struct vhdx_checker *c, const struct vhdx_entry *e,
                          struct rhea_error *err)
 {
     uint64_t place;
@@ -214,93 +222,30 @@ static int check_partial(struct vhdx_checker *c, const struct check_entry *e,
     return 0;
 }
 
-static int check_one(struct vhdx_checker *c, struct check_entry *e,
-                     struct rhea_error *err)
+static int check_entry(void *opaque, const struct vhdx_entry *e,
+                       struct rhea_error *err)
 {
+    struct vhdx_checker *c = opaque;
     uint64_t state = e->entry & VHDX_BAT_STATE;
     uint64_t reserved = e->entry & ~(VHDX_BAT_OFFSET | VHDX_BAT_STATE);
-    bool child = vhdx_is_child(c->v);
-    int ret = 0;
-    if (reserved)
+    int ret = check_progress(c, e->block, err);
+    if (!ret && reserved)
         ret = check_invalid(c, e, "has bits that mean nothing", c->fix,
                             e->entry & ~reserved, err);
     if (ret)
         return ret;
-    if (state == VHDX_FULLY_PRESENT && e->is_bitmap && !child)
+    if (state == VHDX_FULLY_PRESENT && e->is_bitmap && !vhdx_is_child(c->v))
         return check_invalid(c, e, "only a child can have", c->fix, 0, err);
     if (state == VHDX_PARTIALLY_PRESENT && !e->is_bitmap)
         ret = check_partial(c, e, err);
     if (!ret && (state == VHDX_FULLY_PRESENT ||
                  (state == VHDX_PARTIALLY_PRESENT && !e->is_bitmap)))
         return check_place(c, e, err);
-    if (ret ||
-        (e->is_bitmap ? state == VHDX_NOT_PRESENT
-                      : state <= VHDX_UNMAPPED || state == VHDX_UNMAPPED_OLD))
+    if (ret || state == VHDX_NOT_PRESENT ||
+        (!e->is_bitmap &&
+         (state <= VHDX_UNMAPPED || state == VHDX_UNMAPPED_OLD)))
         return ret;
     return check_invalid(c, e, "means nothing", c->fix, 0, err);
-}
-
-static int check_read(struct vhdx_checker *c, struct check_entry *e,
-                      struct rhea_error *err)
-{
-    struct rhea_error why;
-    if (vhdx_bat_get(c->v, e->place, &e->entry, &why)) {
-        c->out->errors++;
-        check_tell(c->out, true, "the block allocation table: %.160s",
-                   why.text);
-        return 0;
-    }
-    return check_one(c, e, err);
-}
-
-static int check_block(struct vhdx_checker *c, uint64_t block,
-                       struct rhea_error *err)
-{
-    struct vhdx *v = c->v;
-    uint64_t start = block << v->block_bits;
-    struct check_entry e = {
-        .place = vhdx_bat_place(v, block),
-        .block = block,
-        .length =
-            RHEA_MIN(v->base.size - start, (uint64_t)v->metadata.block_size),
-    };
-    return check_read(c, &e, err);
-}
-
-/* The last chunk's bitmap need not have an entry where there are none. */
-static int check_bitmap(struct vhdx_checker *c, uint64_t block,
-                        struct rhea_error *err)
-{
-    struct vhdx *v = c->v;
-    struct check_entry e = {
-        .place = vhdx_bitmap_place(v, block),
-        .block = block,
-        .length = VHDX_BITMAP_BYTES,
-        .is_bitmap = true,
-    };
-    bool last =
-        (block >> v->ratio_bits) == (vhdx_blocks(v) - 1) >> v->ratio_bits;
-    return last && !vhdx_is_child(v) ? 0 : check_read(c, &e, err);
-}
-
-static int check_bat(struct vhdx_checker *c, struct rhea_error *err)
-{
-    struct vhdx *v = c->v;
-    uint64_t blocks = vhdx_blocks(v);
-    uint64_t mask = (UINT64_C(1) << v->ratio_bits) - 1;
-    int ret = 0;
-    for (uint64_t i = 0; i < blocks && !ret; i++) {
-        if ((i & mask) == 0)
-            ret = check_bitmap(c, i, err);
-        if (!ret)
-            ret = check_block(c, i, err);
-        if (i % 4096)
-            continue;
-        rhea_progress_report(c->out->progress, "check", i, blocks);
-        if (rhea_progress_cancelled(c->out->progress))
-            return rhea_error_set(err, ECANCELED, "the check was stopped");
-    }
-    return ret;
 }
 
 /* --- Leaks --- */
@@ -387,7 +332,7 @@ static int check_run(struct vhdx_checker *c, unsigned fix,
     if (!ret)
         ret = check_init_used(c, err);
     if (!ret)
-        ret = check_bat(c, err);
+        ret = vhdx_bat_walk(c->v, check_entry, c, err);
     if (!ret && !c->out->errors)
         ret = check_leaks(c, fix, err);
     if (!ret && fix)

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/byteorder.h"
 #include "base/checked.h"
@@ -316,4 +317,99 @@ int vhdx_map(struct blocks *b, uint64_t offset, uint64_t len,
     else if (map_absent_kind(state, &x->kind))
         return map_damaged(v, run.block, run.entry, "which means nothing", err);
     return 0;
+}
+
+/* --- All entries --- */
+
+uint64_t vhdx_entry_length(const struct vhdx *v, const struct vhdx_entry *e)
+{
+    return e->is_bitmap ? VHDX_BITMAP_BYTES : v->metadata.block_size;
+}
+
+uint64_t vhdx_entry_used(const struct vhdx *v, const struct vhdx_entry *e)
+{
+    uint64_t length = vhdx_entry_length(v, e);
+    return e->is_bitmap
+               ? length
+               : RHEA_MIN(length, v->base.size - (e->block << v->block_bits));
+}
+
+/* A piece of them: others are read meanwhile. */
+enum { WALK_ENTRIES = 512 };
+
+struct bat_walk {
+    struct vhdx *v;
+    vhdx_entry_fn *fn;
+    void *opaque;
+    uint8_t piece[WALK_ENTRIES * ENTRY_BYTES];
+};
+
+static int walk_piece(struct bat_walk *w, uint64_t block, uint64_t n, bool *any,
+                      struct rhea_error *err)
+{
+    int ret = 0;
+    *any = false;
+    for (uint64_t i = 0; i < n && !ret; i++) {
+        struct vhdx_entry e = {
+            .entry = load_le64(w->piece + i * ENTRY_BYTES),
+            .block = block + i,
+        };
+        if (!e.entry)
+            continue;
+        *any = true;
+        e.place = vhdx_bat_place(w->v, e.block);
+        ret = w->fn(w->opaque, &e, err);
+    }
+    return ret;
+}
+
+/* Blocks from BLOCK on, at most N, of one chunk; *DONE is how many. */
+static int walk_blocks(struct bat_walk *w, uint64_t block, uint64_t n,
+                       uint64_t *done, struct rhea_error *err)
+{
+    const uint8_t *entries;
+    bool any = false;
+    uint64_t left = n;
+    int ret = map_entries(w->v, block, &entries, &n, err);
+    if (ret)
+        return ret;
+    *done = RHEA_MIN(n, (uint64_t)WALK_ENTRIES);
+    memcpy(w->piece, entries, *done * ENTRY_BYTES);
+    ret = walk_piece(w, block, *done, &any, err);
+    /* Large BATs have large holes. */
+    if (!ret && !any && *done < left)
+        *done +=
+            table_zero_run(&w->v->tables, vhdx_bat_place(w->v, block + *done),
+                           (left - *done) * ENTRY_BYTES) /
+            ENTRY_BYTES;
+    return ret;
+}
+
+static int walk_bitmap(struct bat_walk *w, uint64_t block,
+                       struct rhea_error *err)
+{
+    struct vhdx_entry e = {
+        .place = vhdx_bitmap_place(w->v, block),
+        .block = block,
+        .is_bitmap = true,
+    };
+    int ret = vhdx_bat_get(w->v, e.place, &e.entry, err);
+    return ret || !e.entry ? ret : w->fn(w->opaque, &e, err);
+}
+
+int vhdx_bat_walk(struct vhdx *v, vhdx_entry_fn *fn, void *opaque,
+                  struct rhea_error *err)
+{
+    struct bat_walk w = {.v = v, .fn = fn, .opaque = opaque};
+    uint64_t blocks = vhdx_blocks(v), chunk = UINT64_C(1) << v->ratio_bits;
+    int ret = 0;
+    for (uint64_t begin = 0; begin < blocks && !ret; begin += chunk) {
+        uint64_t end = RHEA_MIN(begin + chunk, blocks), done = 0;
+        for (uint64_t at = begin; at < end && !ret; at += done)
+            ret = walk_blocks(&w, at, end - at, &done, err);
+        /* The last one has no entry where there are no bitmaps. */
+        if (!ret && (vhdx_is_child(v) || end < blocks))
+            ret = walk_bitmap(&w, begin, err);
+    }
+    return ret;
 }

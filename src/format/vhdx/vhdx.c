@@ -93,6 +93,12 @@ static int open_tables(struct vhdx *v, struct rhea_error *err)
     int ret = rhea_storage_size(v->image, &size, err);
     if (ret)
         return ret;
+    if (!range_inside(v->bat_region.offset, wanted * sizeof(uint64_t), size))
+        return rhea_error_set(err, EINVAL,
+                              "this VHDX image was cut off: its block "
+                              "allocation table, at offset %" PRIu64
+                              ", lies past its end, %" PRIu64,
+                              v->bat_region.offset, size);
     v->base.size = m->size;
     v->block_bits = log2_u64(m->block_size);
     v->ratio_bits = vhdx_ratio_bits(m);
@@ -105,21 +111,54 @@ static int open_tables(struct vhdx *v, struct rhea_error *err)
     return table_init(&v->tables, v->image, &how, err);
 }
 
-int vhdx_allow_write(struct vhdx *v, struct rhea_error *err)
+void vhdx_allow_write(struct vhdx *v)
 {
-    uint64_t blocks = vhdx_blocks(v), entry = 0, end;
-    int ret = blocks
-                  ? vhdx_bat_get(v, vhdx_bat_place(v, blocks - 1), &entry, err)
-                  : 0;
-    if (ret)
-        return ret;
-    end = (entry & VHDX_BAT_OFFSET) + v->metadata.block_size;
-    if (entry & VHDX_BAT_OFFSET && end > v->blocks.file_end &&
-        end - v->metadata.block_size < v->blocks.file_end)
-        v->blocks.file_end = end;
-    v->blocks.file_end = align_up(v->blocks.file_end, VHDX_MIB);
+    uint64_t end = v->blocks.file_end;
+    for (size_t i = 0; i < v->n_taken; i++)
+        end = RHEA_MAX(end, v->taken[i].offset + v->taken[i].length);
+    v->blocks.file_end = align_up(end, VHDX_MIB);
     v->blocks.writable = true;
+}
+
+/* What an entry leads to is inside of the file; OPAQUE is the image. */
+static int open_scan_entry(void *opaque, const struct vhdx_entry *e,
+                           struct rhea_error *err)
+{
+    struct vhdx *v = opaque;
+    uint64_t host = e->entry & VHDX_BAT_OFFSET;
+    uint64_t state = e->entry & VHDX_BAT_STATE;
+    uint64_t used = vhdx_entry_used(v, e);
+    if (state != VHDX_FULLY_PRESENT && state != VHDX_PARTIALLY_PRESENT)
+        return 0;
+    if (!range_inside(host, used, v->blocks.file_end))
+        return rhea_error_set(
+            err, EIO,
+            "this VHDX image was cut off: %" PRIu64 " bytes at offset %" PRIu64
+            " lie past its end, %" PRIu64 "; it can only be read",
+            used, host, v->blocks.file_end);
+    v->scan_end = RHEA_MAX(v->scan_end, host + vhdx_entry_length(v, e));
     return 0;
+}
+
+/*
+ * Before anything is written behind the end of the file: nothing is there that
+ * blocks refer to. Only the last block may go on there, with what is behind the
+ * disk's end: QEMU has made such images.
+ */
+static int open_scan(struct vhdx *v, struct rhea_error *err)
+{
+    v->scan_end = v->blocks.file_end;
+    int ret = vhdx_bat_walk(v, open_scan_entry, v, err);
+    v->blocks.file_end = v->scan_end;
+    return ret;
+}
+
+static int open_write(struct vhdx *v, unsigned flags, struct rhea_error *err)
+{
+    int ret = flags & RHEA_FORMAT_CHECK ? 0 : open_scan(v, err);
+    if (!ret)
+        vhdx_allow_write(v);
+    return ret;
 }
 
 static int open_all(struct vhdx *v, const struct rhea_format_open *how,
@@ -139,7 +178,7 @@ static int open_all(struct vhdx *v, const struct rhea_format_open *how,
     if (!ret)
         ret = open_tables(v, err);
     if (!ret && v->may_write && !v->overlay)
-        ret = vhdx_allow_write(v, err);
+        ret = open_write(v, how->flags, err);
     return ret;
 }
 

@@ -104,6 +104,7 @@ struct vhdx {
     struct vhdx_locator locator;
     char *creator, *parent;
 
+    uint64_t scan_end; /* of all blocks, while they are looked at */
     unsigned block_bits;
     unsigned ratio_bits; /* a chunk has 1 << ratio_bits blocks */
 
@@ -122,7 +123,7 @@ uint64_t vhdx_blocks(const struct vhdx *v);
 
 /* --- vhdx.c --- */
 /* The file may be written to: there is no overlay (any more). */
-int vhdx_allow_write(struct vhdx *v, struct rhea_error *err);
+void vhdx_allow_write(struct vhdx *v);
 
 /* --- header.c --- */
 int vhdx_headers_read(struct vhdx *v, struct rhea_error *err);
@@ -230,6 +231,20 @@ unsigned vhdx_ratio_bits(const struct vhdx_metadata *m);
 /* The entry at PLACE. */
 int vhdx_bat_get(struct vhdx *v, uint64_t place, uint64_t *entry,
                  struct rhea_error *err);
+/* An entry that is not 0. */
+struct vhdx_entry {
+    uint64_t place, entry;
+    uint64_t block; /* or the first one of the bitmap's chunk */
+    bool is_bitmap;
+};
+typedef int vhdx_entry_fn(void *opaque, const struct vhdx_entry *e,
+                          struct rhea_error *err);
+/* How many bytes its place has, and how many of them have to be there. */
+uint64_t vhdx_entry_length(const struct vhdx *v, const struct vhdx_entry *e);
+uint64_t vhdx_entry_used(const struct vhdx *v, const struct vhdx_entry *e);
+/* All of them; stops where FN does not return 0, which may change entries. */
+int vhdx_bat_walk(struct vhdx *v, vhdx_entry_fn *fn, void *opaque,
+                  struct rhea_error *err);
 /* Where the bits of a block are in the file, one for each of its sectors. An
  * error where there is no bitmap. */
 int vhdx_bits_place(struct vhdx *v, uint64_t block, uint64_t *place,
