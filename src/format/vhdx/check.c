@@ -64,10 +64,8 @@ static int check_replay(struct vhdx_checker *c, unsigned fix,
     v->overlay = NULL;
     v->image = v->tables.storage = v->base.storage;
     table_drop(&v->tables);
-    ret = rhea_storage_size(v->image, &v->blocks.file_end, err);
-    if (!ret)
-        vhdx_allow_write(v);
-    return ret;
+    v->blocks.writable = true;
+    return rhea_storage_size(v->image, &v->blocks.file_end, err);
 }
 
 static int check_torn(struct vhdx_checker *c, struct rhea_error *err)

@@ -71,6 +71,7 @@ static int log_need_room(struct vhdx *v, struct rhea_error *err)
     uint64_t place;
     if (v->header.log_length)
         return 0;
+    vhdx_round_end(v);
     int ret = blocks_extend(&v->blocks, VHDX_LOG_MIN, &place, err);
     if (!ret)
         ret = rhea_storage_truncate(v->base.storage, v->blocks.file_end, err);

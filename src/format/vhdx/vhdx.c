@@ -111,13 +111,12 @@ static int open_tables(struct vhdx *v, struct rhea_error *err)
     return table_init(&v->tables, v->image, &how, err);
 }
 
-void vhdx_allow_write(struct vhdx *v)
+void vhdx_round_end(struct vhdx *v)
 {
     uint64_t end = v->blocks.file_end;
     for (size_t i = 0; i < v->n_taken; i++)
         end = RHEA_MAX(end, v->taken[i].offset + v->taken[i].length);
     v->blocks.file_end = align_up(end, VHDX_MIB);
-    v->blocks.writable = true;
 }
 
 /* What an entry leads to is inside of the file; OPAQUE is the image. */
@@ -155,9 +154,12 @@ static int open_scan(struct vhdx *v, struct rhea_error *err)
 
 static int open_write(struct vhdx *v, unsigned flags, struct rhea_error *err)
 {
-    int ret = flags & RHEA_FORMAT_CHECK ? 0 : open_scan(v, err);
+    v->blocks.writable = true;
+    if (flags & RHEA_FORMAT_CHECK)
+        return 0;
+    int ret = open_scan(v, err);
     if (!ret)
-        vhdx_allow_write(v);
+        vhdx_round_end(v);
     return ret;
 }
 

@@ -122,8 +122,8 @@ static inline bool vhdx_is_child(const struct vhdx *v)
 uint64_t vhdx_blocks(const struct vhdx *v);
 
 /* --- vhdx.c --- */
-/* The file may be written to: there is no overlay (any more). */
-void vhdx_allow_write(struct vhdx *v);
+/* Something is to be put behind the end of the file. */
+void vhdx_round_end(struct vhdx *v);
 
 /* --- header.c --- */
 int vhdx_headers_read(struct vhdx *v, struct rhea_error *err);
