@@ -38,6 +38,7 @@ FORMATS = {
     "qcow2": "qcow2",
     "luks": "luks",
     "vmdk": "vmdk",
+    "vhdx": "vhdx",
     "vhd": "vpc",
 }
 
@@ -59,6 +60,11 @@ def key_file(sha256):
 # by openssl with the key that cryptsetup tells; in the set each holds a FAT of
 # one serial number (FAT_SERIAL), which no wrong key would show.
 EXPECTED = {
+    # What QEMU reads once it has replayed the log.
+    "vhdx/iotest-dirtylog-10G-4M.vhdx.bz2": Expected(
+        sha256="179cefe8b0587f123393eedf2aa7aa8d25798591178e6bc3950a09762f38f96f"),
+    "vhdx/vhdx-log-replay.vhdx.gz": Expected(
+        sha256="3ba3b309425b7ff5e8e0199edceed95226250f880c53b24e8eae93865f3fad5e"),
     "luks/compatimage.img.xz": Expected(
         secret="compatkey",
         sha256="7428e8f2436882a07eb32765086f5c899474c08b5576f556b573d2aabdf923e8"),
