@@ -223,6 +223,7 @@ struct rhea_create {
                                    one may have to record; open for reading
                                    without its guest bytes (NO_IO). NULL:
                                    none, or it could not be opened */
+    const struct rhea_progress *progress; /* of preallocation; may be NULL */
 };
 
 /* How to open an image. */

@@ -342,7 +342,8 @@ static int luks_create_image(struct rhea_storage *storage,
     if (how->size > (uint64_t)INT64_MAX - CRYPTO_SECTOR - luks.payload)
         return rhea_error_set(err, EFBIG, "the image's size is too large");
     size = luks.payload + align_up(how->size, CRYPTO_SECTOR);
-    ret = prealloc_space(storage, preallocation, 0, size, err);
+    ret = prealloc_space_told(storage, preallocation, 0, size, how->progress,
+                              err);
     return ret < 0 ? ret : luks_create(storage, 0, &luks, err);
 }
 
@@ -385,7 +386,8 @@ static int luks_resize(struct rhea_format *f, const struct rhea_resize *how,
     old = image->luks.payload + f->size;
     new = image->luks.payload + size;
     ret = new < old ? rhea_storage_truncate(f->storage, new, err)
-                    : prealloc_space(f->storage, mode, old, new, err);
+                    : prealloc_space_told(f->storage, mode, old, new,
+                                          how->progress, err);
     if (ret == 0)
         ret = rhea_storage_flush(f->storage, err);
     if (ret == 0)

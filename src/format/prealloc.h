@@ -14,5 +14,13 @@ int prealloc_space(struct rhea_storage *storage, const char *mode,
 /* Zeroes that are really written. */
 int prealloc_fill(struct rhea_storage *storage, uint64_t from, uint64_t to,
                   struct rhea_error *err);
+/* The same, which tell PROGRESS (NULL: nobody) how far they are. */
+int prealloc_space_told(struct rhea_storage *storage, const char *mode,
+                        uint64_t from, uint64_t to,
+                        const struct rhea_progress *progress,
+                        struct rhea_error *err);
+int prealloc_fill_told(struct rhea_storage *storage, uint64_t from, uint64_t to,
+                       const struct rhea_progress *progress,
+                       struct rhea_error *err);
 
 #endif

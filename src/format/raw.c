@@ -277,7 +277,7 @@ static int raw_create(struct rhea_storage *storage,
     uint64_t size = align_up(how->size, RAW_SECTOR);
     int ret = 0;
     if (full)
-        ret = prealloc_fill(storage, 0, size, err);
+        ret = prealloc_fill_told(storage, 0, size, how->progress, err);
     else if (falloc && size)
         ret = rhea_storage_allocate(storage, 0, size, err);
     else
@@ -327,7 +327,7 @@ static int raw_resize(struct rhea_format *f, const struct rhea_resize *how,
     if (falloc && new > old)
         ret = rhea_storage_allocate(f->storage, old, new - old, err);
     else if (full && new > old)
-        ret = prealloc_fill(f->storage, old, new, err);
+        ret = prealloc_fill_told(f->storage, old, new, how->progress, err);
     else
         ret = rhea_storage_truncate(f->storage, new, err);
     if (ret) {

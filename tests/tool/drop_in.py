@@ -3,6 +3,10 @@
 scripts to be these, and know every option of theirs."""
 import os
 import re
+import select
+import signal
+import subprocess
+import time
 
 import tool
 
@@ -96,6 +100,44 @@ class DropIn(tool.Case):
         self.qemu('create', '-q', '-f', 'qcow2', './-f', '1M')
         r = self.good(self.img('info', '--', '-f'))
         self.assertIn('image: -f\n', r.out)
+
+    def test_progress_of_whatever_takes_long(self):
+        self.make_data('data', 3 * tool.MIB, [(0, 3 * tool.MIB)])
+        done = r'(    \(\d+\.\d\d/100%\)\r)*    \(100\.00/100%\)\r\n'
+        for fmt in ('raw', 'qcow2', 'luks'):
+            secret = () if fmt != 'luks' else (
+                '--object', 'secret,id=s,data=x', '-o',
+                'key-secret=s,iter-time=10')
+            args = ('create', '-f', fmt, *secret, '-o', 'preallocation=full',
+                    'image', '4M')
+            self.assertRegex(self.rhea(*args, '-p').out, done)
+            self.assertEqual(self.rhea(*args, '-pq').out, '')
+            if fmt != 'luks':
+                self.assertRegex(self.rhea(
+                    'resize', '-p', '-f', fmt, '--preallocation=full', 'image',
+                    '6M').out, done + 'Image resized.\n')
+        self.assertRegex(self.rhea('dd', '-p', 'if=data', 'of=copy').out, done)
+
+    def test_sigusr1_where_nothing_else_is_shown(self):
+        with open('data', 'wb') as f:
+            f.truncate(2 << 30)
+        for target, *command in (
+                ('image', 'create', '-q', '-f', 'raw', '-o',
+                 'preallocation=full', 'image', '2G'),
+                ('copy', 'dd', 'if=data', 'of=copy')):
+            with subprocess.Popen([tool.RHEA, *command],
+                                  stderr=subprocess.PIPE) as running:
+                # It ends who does not listen to it yet.
+                while not os.path.exists(target):
+                    time.sleep(.01)
+                said = b''
+                while not said and running.poll() is None:
+                    running.send_signal(signal.SIGUSR1)
+                    if select.select([running.stderr], [], [], .01)[0]:
+                        said = os.read(running.stderr.fileno(), 100)
+                running.kill()
+            self.assertRegex(said, rb'^    \(\d+\.\d\d/100%\)\n', command)
+            os.unlink(target)
 
     def test_abbreviated_options(self):
         self.qemu('create', '-q', '-f', 'qcow2', 'image', '1M')

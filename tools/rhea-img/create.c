@@ -14,6 +14,7 @@ struct create_arguments {
     char *backing_file, *backing_format;
     uint64_t size; /* UINT64_MAX: the backing image's */
     bool quiet, unsafe;
+    struct tool_progress progress;
 };
 
 /* One word of the line that says what is made. qemu-img's order and defaults,
@@ -264,22 +265,32 @@ static int create_find_size(struct create_arguments *a)
 
 static int create_do(struct create_arguments *a)
 {
+    const struct rhea_progress progress = {
+        .report = tool_progress_report,
+        .opaque = &a->progress,
+    };
     struct rhea_error err;
     struct rhea_create how;
+    int ret;
 
     if (create_sort_options(a) < 0 || create_check(a) < 0 ||
         create_find_size(a) < 0)
         return 1;
     if (!a->quiet)
         create_announce(a);
+    else
+        a->progress.enabled = false;
     how = (struct rhea_create){
         .size = a->size,
         .backing_file = a->backing_file,
         .backing_format = a->backing_format,
         .options = a->options.items,
         .n_options = a->options.n,
+        .progress = &progress,
     };
-    if (rhea_image_create(a->filename, a->format, &how, a->unsafe, &err) < 0)
+    ret = rhea_image_create(a->filename, a->format, &how, a->unsafe, &err);
+    tool_progress_finish(&a->progress, ret == 0);
+    if (ret < 0)
         return tool_fail(a->filename, &err, 1);
     return tool_finish_output(0, 1);
 }
@@ -293,9 +304,12 @@ static int create_parse(struct create_arguments *a, int argc, char **argv)
     };
     int c;
 
-    while ((c = getopt_long(argc, argv, ":hqf:b:F:uo:", long_options, NULL)) !=
+    while ((c = getopt_long(argc, argv, ":hpqf:b:F:uo:", long_options, NULL)) !=
            -1) {
         switch (c) {
+        case 'p':
+            a->progress.enabled = true;
+            break;
         case 'q':
             a->quiet = true;
             break;
@@ -342,7 +356,11 @@ static int create_parse(struct create_arguments *a, int argc, char **argv)
 
 static int create_run(int argc, char **argv)
 {
-    struct create_arguments a = {.format = "raw", .size = UINT64_MAX};
+    struct create_arguments a = {
+        .format = "raw",
+        .size = UINT64_MAX,
+        .progress = {.stream = stdout, .step = 1},
+    };
     int code = create_parse(&a, argc, argv);
 
     if (code < 0)
@@ -356,7 +374,7 @@ static int create_run(int argc, char **argv)
 const struct tool_command tool_create = {
     .name = "create",
     .summary = "Create an empty image",
-    .usage = "[-q] [-f FORMAT] [-b BACKING_FILE -F BACKING_FORMAT] [-u]\n"
+    .usage = "[-p] [-q] [-f FORMAT] [-b BACKING_FILE -F BACKING_FORMAT] [-u]\n"
              "                       [-o OPTIONS] [--object OBJECT] FILE "
              "[SIZE]",
     .help = "  -f FORMAT  of the new image (raw)\n"
@@ -364,6 +382,7 @@ const struct tool_command tool_create = {
             "  -F FORMAT  of the backing file\n"
             "  -u         do not open the backing file\n"
             "  -o a=b,..  the format's options; `-o help` lists them\n"
+            "  -p         show the progress of full preallocation\n"
             "  -q         print only errors\n"
             "  --object=OBJECT  secret,id=ID,file=FILE and such\n"
             "\nSIZE is a number of bytes; k, M, G, T, P or E may follow it.\n",

@@ -17,10 +17,11 @@ struct dd_arguments {
     uint64_t count; /* UINT64_MAX: all */
     uint64_t skip;
     uint64_t seek;
+    struct tool_progress progress;
 };
 
 struct dd {
-    const struct dd_arguments *arguments;
+    struct dd_arguments *arguments;
     struct rhea_image *in, *out;
     uint64_t from, to; /* of the input */
     uint64_t seek;     /* in the output */
@@ -88,6 +89,8 @@ static int dd_copy(struct dd *d)
     }
     for (; from < d->to; from += n, to += n) {
         n = (size_t)RHEA_MIN(d->to - from, (uint64_t)piece);
+        tool_progress_report(&d->arguments->progress, "copying", from - d->from,
+                             d->to - d->from);
         if (rhea_image_read(d->in, d->buf, n, from, &err) < 0)
             return tool_fail(d->arguments->in.name, &err, 1);
         if (rhea_image_write(d->out, d->buf, n, to, &err) < 0)
@@ -96,7 +99,7 @@ static int dd_copy(struct dd *d)
     return 0;
 }
 
-static int dd_do(const struct dd_arguments *a)
+static int dd_do(struct dd_arguments *a)
 {
     struct dd d = {.arguments = a};
     struct rhea_error err;
@@ -109,6 +112,7 @@ static int dd_do(const struct dd_arguments *a)
         code = dd_create(&d);
     if (!code)
         code = dd_copy(&d);
+    tool_progress_finish(&a->progress, !code);
     free(d.buf);
     if (rhea_image_close(d.out, &err) < 0 && !code)
         code = tool_fail(a->out_name, &err, 1);
@@ -184,13 +188,17 @@ static int dd_parse(struct dd_arguments *a, int argc, char **argv)
     };
     int c;
 
-    while ((c = getopt_long(argc, argv, ":hf:O:U", long_options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, ":hf:O:pU", long_options, NULL)) !=
+           -1) {
         switch (c) {
         case 'f':
             a->in.format = optarg;
             break;
         case 'O':
             a->out_format = optarg;
+            break;
+        case 'p':
+            a->progress.enabled = true;
             break;
         case 'U':
             a->in.flags |= RHEA_IMAGE_NO_LOCK;
@@ -219,6 +227,7 @@ static int dd_run(int argc, char **argv)
         .out_format = "raw",
         .block = 512,
         .count = UINT64_MAX,
+        .progress = {.stream = stdout, .step = 1},
     };
     int code = dd_parse(&a, argc, argv);
 
@@ -228,13 +237,15 @@ static int dd_run(int argc, char **argv)
 const struct tool_command tool_dd = {
     .name = "dd",
     .summary = "Copy a part of an image into a new one",
-    .usage = "[-f FORMAT] [-O FORMAT] [-U] [--object OBJECT] [--image-opts]\n"
+    .usage = "[-f FORMAT] [-O FORMAT] [-p] [-U] [--object OBJECT] "
+             "[--image-opts]\n"
              "                   [bs=SIZE] [count=BLOCKS] [skip=BLOCKS] "
              "[seek=BLOCKS]\n"
              "                   if=FILE of=FILE",
     .help =
         "  -f FORMAT          of the input; else it is found out\n"
         "  -O FORMAT          of the output (raw)\n"
+        "  -p                 show progress\n"
         "  -U, --force-share  even if the input is in use\n"
         "  --object OBJECT    such as a secret that the input needs\n"
         "  --image-opts       the input is a list of options, "

@@ -9,6 +9,7 @@ struct resize_arguments {
     const char *size;
     struct rhea_resize how;
     bool quiet;
+    struct tool_progress progress;
 };
 
 /* The new size, which SIZE gives as it is or as a difference. */
@@ -45,16 +46,22 @@ static int resize_find_size(struct resize_arguments *a, uint64_t current)
 
 static int resize_do(struct resize_arguments *a)
 {
+    const struct rhea_progress progress = {
+        .report = tool_progress_report,
+        .opaque = &a->progress,
+    };
     struct rhea_image *image;
     struct rhea_error err;
     int ret;
 
+    a->how.progress = &progress;
     a->image.flags = RHEA_IMAGE_WRITE;
     if (tool_image_open(&a->image, &image) < 0)
         return 1;
     ret = resize_find_size(a, rhea_image_size(image));
     if (ret == 0) {
         ret = rhea_image_resize(image, &a->how, &err);
+        tool_progress_finish(&a->progress, ret == 0);
         if (ret < 0)
             tool_fail(a->image.name, &err, 1);
     }
@@ -93,10 +100,13 @@ static int resize_parse(struct resize_arguments *a, int argc, char **argv)
     /* The size comes last and may look like an option: "-1G". */
     if (argc > 2)
         a->size = argv[--argc];
-    while ((c = getopt_long(argc, argv, ":hf:q", long_options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, ":hf:pq", long_options, NULL)) != -1) {
         switch (c) {
         case 'f':
             a->image.format = optarg;
+            break;
+        case 'p':
+            a->progress.enabled = true;
             break;
         case 'q':
             a->quiet = true;
@@ -124,12 +134,14 @@ static int resize_parse(struct resize_arguments *a, int argc, char **argv)
         return tool_usage(&tool_resize, "resize: one file and, behind it, a "
                                         "size are needed");
     a->image.name = argv[optind];
+    if (a->quiet)
+        a->progress.enabled = false;
     return -1;
 }
 
 static int resize_run(int argc, char **argv)
 {
-    struct resize_arguments a = {0};
+    struct resize_arguments a = {.progress = {.stream = stdout, .step = 1}};
     int code = resize_parse(&a, argc, argv);
 
     return code < 0 ? resize_do(&a) : code;
@@ -138,7 +150,7 @@ static int resize_run(int argc, char **argv)
 const struct tool_command tool_resize = {
     .name = "resize",
     .summary = "Make an image larger or smaller",
-    .usage = "[-f FORMAT] [--shrink] [--preallocation=MODE] [-q]\n"
+    .usage = "[-f FORMAT] [--shrink] [--preallocation=MODE] [-p] [-q]\n"
              "                       [--object OBJECT] [--image-opts] FILE "
              "[+|-]SIZE",
     .help =
@@ -147,6 +159,7 @@ const struct tool_command tool_resize = {
         "be lost\n"
         "  --preallocation=MODE  of what is added: off, metadata, falloc or "
         "full\n"
+        "  -p                    show the progress of full preallocation\n"
         "  -q                    print only errors\n"
         "  --object OBJECT       such as a secret that the image needs\n"
         "  --image-opts          FILE is a list of options, NAME=VALUE,...\n"

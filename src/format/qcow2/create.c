@@ -11,6 +11,7 @@
 
 #include "format/measure.h"
 #include "format/option.h"
+#include "format/prealloc.h"
 #include "format/qcow2/qcow2.h"
 
 const struct rhea_option_help qcow2_create_options[] = {
@@ -60,6 +61,7 @@ struct create {
     bool measure;                   /* nothing will be written */
     struct rhea_storage *data_file; /* NULL: none */
     bool data_used;                 /* it held something before */
+    const struct rhea_progress *progress;
     /* Clusters; MAPPED are those of the guest that L2 tables are made for. */
     uint64_t table, blocks, l1, crypto, l2, data, mapped;
     uint64_t table_at, blocks_at, l1_at, crypto_at, l2_at, data_at, end;
@@ -238,6 +240,7 @@ static int create_parse(struct create *c, const struct rhea_create *how,
     q->version = 3;
     q->cluster_bits = 16;
     q->refcount_order = 4;
+    c->progress = how->progress;
     for (size_t i = 0; i < how->n_options; i++) {
         r = create_parse_option(c, &how->options[i], err);
         if (r < 0)
@@ -456,20 +459,13 @@ static int create_write_data(struct create *c, struct rhea_storage *s,
                              struct rhea_error *err)
 {
     uint64_t at = c->data_at << c->q.cluster_bits;
-    uint64_t end = create_file_end(c), piece = CREATE_PIECE;
-    RHEA_AUTO_FREE uint8_t *zero = NULL;
-    int r = 0;
+    uint64_t end = create_file_end(c);
 
     if (c->preallocation == CREATE_FALLOC)
         return rhea_storage_allocate(s, 0, end, err);
     if (c->preallocation != CREATE_FULL)
         return create_set_end(s, end, err);
-    zero = calloc(1, piece);
-    if (!zero)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    for (; r == 0 && at < end; at += piece)
-        r = rhea_storage_write(s, zero, RHEA_MIN(piece, end - at), at, err);
-    return r;
+    return prealloc_fill_told(s, at, end, c->progress, err);
 }
 
 static int create_write(struct create *c, struct rhea_storage *s,

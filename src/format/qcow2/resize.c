@@ -22,10 +22,10 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "format/prealloc.h"
 #include "format/qcow2/qcow2.h"
 
 /* Zeroes written as data at a time. */
-#define RESIZE_PIECE (1U << 20)
 
 static const char *const resize_modes[] = {"off", "metadata", "falloc", "full",
                                            NULL};
@@ -347,23 +347,6 @@ static int resize_zero_tail(struct qcow2 *q, uint64_t from, uint64_t to,
     return qcow2_write(&q->f, from, buf, len, err);
 }
 
-static int resize_write_zeroes(struct rhea_storage *storage, uint64_t from,
-                               uint64_t to, struct rhea_error *err)
-{
-    RHEA_AUTO_FREE uint8_t *zero = calloc(1, RESIZE_PIECE);
-    int r = 0;
-
-    if (!zero)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    while (r == 0 && from < to) {
-        uint64_t n = RHEA_MIN(RESIZE_PIECE, to - from);
-
-        r = rhea_storage_write(storage, zero, n, from, err);
-        from += n;
-    }
-    return r;
-}
-
 /* Make reserved host clusters read as zeroes, as MODE says. */
 static int resize_fill(struct qcow2 *q, enum qcow2_preallocation mode,
                        uint64_t host, uint64_t len, bool fresh,
@@ -380,7 +363,7 @@ static int resize_fill(struct qcow2 *q, enum qcow2_preallocation mode,
     if (r == 0 && mode == QCOW2_PREALLOCATE_METADATA && size < host + len)
         r = rhea_storage_truncate(q->f.storage, host + len, err);
     if (r == 0 && mode == QCOW2_PREALLOCATE_FULL)
-        r = resize_write_zeroes(q->f.storage, host, host + len, err);
+        r = prealloc_fill(q->f.storage, host, host + len, err);
     return r;
 }
 
@@ -494,7 +477,7 @@ static int resize_grow_data_file(struct qcow2 *q, enum qcow2_preallocation mode,
     if (mode == QCOW2_PREALLOCATE_FALLOC)
         return rhea_storage_allocate(q->guest, size, q->f.size - size, err);
     if (mode == QCOW2_PREALLOCATE_FULL)
-        return resize_write_zeroes(q->guest, size, q->f.size, err);
+        return prealloc_fill(q->guest, size, q->f.size, err);
     return rhea_storage_truncate(q->guest, q->f.size, err);
 }
 
