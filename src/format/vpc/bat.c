@@ -86,8 +86,8 @@ int vpc_bat_scan(const struct vpc *v, vpc_scan_fn *fn, void *opaque,
 
 static uint8_t bitmap_mask(const struct vpc *v, uint32_t sector)
 {
-    return v->bits_reversed ? (uint8_t)(1 << sector % 8)
-                            : (uint8_t)(0x80 >> sector % 8);
+    unsigned bit = (unsigned)(sector % 8);
+    return (uint8_t)(1U << (v->bits_reversed ? bit : 7 - bit));
 }
 
 /* How many bits from FIRST on, at most COUNT, in bytes from that of FIRST on,
