@@ -72,6 +72,9 @@ int rhea_image_bitmap_add(struct rhea_image *image,
         rhea_image_info(image, &info);
         with.granularity = RHEA_MIN(
             RHEA_MAX(info.cluster_size, GRANULARITY_MIN), GRANULARITY_MAX);
+        /* Not every format's clusters are a power of 2. */
+        while (!is_power_of_2(with.granularity))
+            with.granularity &= with.granularity - 1;
     }
     return bitmap_fail(image, ops->bitmap_add(image->format, &with, err), err);
 }

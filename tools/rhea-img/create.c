@@ -58,6 +58,13 @@ static const struct create_word create_words_vhdx[] = {
     {0},
 };
 
+static const struct create_word create_words_parallels[] = {
+    {"size", NULL, true},    {"cluster_size", "1048576", true},
+    {"bundle", NULL, false}, {"type", NULL, false},
+    {"split", NULL, true},   {"extended", NULL, false},
+    {0},
+};
+
 /* Raw, and any format that has no line of its own above. */
 static const struct create_word create_words_other[] = {
     {"size", NULL, true},
@@ -74,6 +81,8 @@ static const struct create_word *create_words(const char *format)
         return create_words_qed;
     if (!strcmp(format, "vhdx"))
         return create_words_vhdx;
+    if (!strcmp(format, "parallels"))
+        return create_words_parallels;
     return create_words_other;
 }
 

@@ -228,6 +228,7 @@ static int check_extension_cluster(void *opaque, uint64_t host,
 static int check_extension(struct hds_checker *c, struct rhea_error *err)
 {
     struct hds *h = c->h;
+    uint64_t end = c->end;
     int ret = hds_extension_each(h, check_extension_cluster, c, err);
     /* A stale one is nobody's any more. */
     if (ret || !h->ext.broken || h->ext.stale)
@@ -238,6 +239,7 @@ static int check_extension(struct hds_checker *c, struct rhea_error *err)
     if (!check_fixes(c))
         return 0;
     hds_extension_finish(&h->ext);
+    c->end = end; /* its clusters are nobody's now */
     return hds_header_set64(h, HDS_H_EXT_OFF, 0, err);
 }
 
