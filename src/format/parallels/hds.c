@@ -301,6 +301,8 @@ int hds_settle(struct hds *h, struct rhea_error *err)
                              has_extension ? HDS_CLOSED : h->closed, err);
     if (!ret)
         ret = hds_write_back(h, err);
+    if (!ret)
+        ret = hds_extension_trim(h, err);
     h->blocks.failed |= ret != 0;
     if (ret)
         return ret;

@@ -208,6 +208,9 @@ int hds_extension_begin(struct hds *h, struct rhea_error *err);
 /* Where it has changed, write it to clusters of its own, and say so in the
  * header in the cache. */
 int hds_extension_write(struct hds *h, struct rhea_error *err);
+/* Cut off what it does not need any more at the end of the file. Behind the
+ * flush of a header that does not lead to it. */
+int hds_extension_trim(struct hds *h, struct rhea_error *err);
 /* Whether there is room for a description of MORE bytes. */
 int hds_extension_check_room(const struct hds *h, uint32_t more,
                              struct rhea_error *err);

@@ -189,10 +189,11 @@ static int check_start(struct hds_checker *c, struct rhea_error *err)
                "offset %" PRIu64 " on%s",
                h->data_start, check_fixes(c) ? ", which it now says" : "");
     check_count(c);
-    return check_fixes(c)
-               ? hds_header_set(h, HDS_H_DATA_OFF,
-                                (uint32_t)(h->data_start / HDS_SECTOR), err)
-               : 0;
+    if (!check_fixes(c))
+        return 0;
+    h->wrong_start = false;
+    return hds_header_set(h, HDS_H_DATA_OFF,
+                          (uint32_t)(h->data_start / HDS_SECTOR), err);
 }
 
 /* "Empty" over data: Parallels' programs would not look at it. */
@@ -250,7 +251,8 @@ static int check_end(struct hds_checker *c, struct rhea_error *err)
     struct hds *h = c->h;
     c->out->image_end = c->end;
     /* An extension that is not known may have clusters anywhere. */
-    if (c->file_size <= c->end || (h->ext.unknown && !h->ext.stale))
+    if (c->file_size <= c->end ||
+        ((h->ext.unknown || h->ext.broken) && !h->ext.stale))
         return 0;
     uint64_t count = div_up(c->file_size - c->end, h->cluster_size);
     bool fix = (c->fix & RHEA_FIX_LEAKS) && !c->out->corruptions;

@@ -193,6 +193,21 @@ static int ext_write_cluster(struct hds *h, uint64_t host,
     return ret;
 }
 
+int hds_extension_trim(struct hds *h, struct rhea_error *err)
+{
+    struct hds_extension *ext = &h->ext;
+    uint64_t end = h->blocks.file_end;
+    while (ext->n_spare &&
+           ext->spare[ext->n_spare - 1] == end - h->cluster_size) {
+        end -= h->cluster_size;
+        ext->n_spare--;
+    }
+    if (end == h->blocks.file_end)
+        return 0;
+    h->blocks.file_end = end;
+    return rhea_storage_truncate(h->base.storage, end, err);
+}
+
 int hds_extension_begin(struct hds *h, struct rhea_error *err)
 {
     struct hds_extension *ext = &h->ext;

@@ -652,11 +652,31 @@ void prl_finish(struct prl_disk *d)
     *d = (struct prl_disk){0};
 }
 
+/* The same in UTF-16, ORDER 0 for the little end first. */
+static bool probe_utf16(const uint8_t *head, size_t len, const char *text,
+                        size_t n, unsigned order)
+{
+    for (size_t at = 2; at + 2 * n <= len; at += 2) {
+        size_t i = 0;
+        while (i < n && head[at + 2 * i + order] == (uint8_t)text[i] &&
+               head[at + 2 * i + !order] == 0)
+            i++;
+        if (i == n)
+            return true;
+    }
+    return false;
+}
+
 int prl_probe(const uint8_t *head, size_t len)
 {
     static const char root[] = "<Parallels_disk_image";
     if (len < 3)
         return 0;
+    if ((head[0] == 0xff && head[1] == 0xfe) ||
+        (head[0] == 0xfe && head[1] == 0xff))
+        return probe_utf16(head, len, root, sizeof(root) - 1, head[0] == 0xfe)
+                   ? 100
+                   : 0;
     if (memcmp(head, "\xef\xbb\xbf", 3) == 0) {
         head += 3;
         len -= 3;
