@@ -176,7 +176,8 @@ char *node_description_name(const struct node_description *d)
     if (d->plain)
         return strdup(d->plain);
     json_t *sorted = describe_sort(d->full);
-    char *text = sorted ? json_dumps(sorted, JSON_ENCODE_ANY) : NULL;
+    char *text =
+        sorted ? json_dumps(sorted, JSON_ENCODE_ANY | JSON_ENSURE_ASCII) : NULL;
     json_decref(sorted);
     char *name = NULL;
     if (text && asprintf(&name, "json:%s", text) < 0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """rhea-img info says what qemu-img info says."""
+import json
 import os
 import subprocess
 
@@ -103,7 +104,7 @@ class Info(tool.Case):
                        check=True)
         done = subprocess.run([tool.RHEA, 'info', '--output=json', name],
                               capture_output=True, check=True)
-        self.assertIn('caf\ufffd', done.stdout.decode('utf-8'))
+        self.assertEqual(json.loads(done.stdout)['filename'], 'caf\ufffd')
 
     def test_an_image_in_use_needs_U(self):
         self.qemu('create', '-q', '-f', 'qcow2', 'x', '1M')
@@ -127,6 +128,13 @@ class Info(tool.Case):
             with self.subTest(image=image.describe()):
                 if image.qemu_opens and 'need-check' not in image.text:
                     self.same_info(image.path)
+
+    def test_json_is_ascii(self):
+        """As QEMU has it, whatever the locale of who reads it."""
+        self.qemu('create', '-q', '-f', 'qcow2', 'd\u00efsk', '1M')
+        r = self.same_json('info', 'd\u00efsk', drop=('actual-size',))
+        self.assertTrue(r.out.isascii())
+        self.assertEqual(r.json['filename'], 'd\u00efsk')
 
 
 if __name__ == '__main__':

@@ -44,7 +44,8 @@ json_t *tool_json_string(const char *s)
 
 int tool_json_print(json_t *value)
 {
-    char *text = json_dumps(value, JSON_INDENT(4) | JSON_REAL_PRECISION(6));
+    char *text = json_dumps(value, JSON_INDENT(4) | JSON_REAL_PRECISION(6) |
+                                       JSON_ENSURE_ASCII);
 
     json_decref(value);
     if (!text) {
