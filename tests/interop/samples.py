@@ -37,6 +37,7 @@ FORMATS = {
     "raw": "raw",
     "qcow2": "qcow2",
     "luks": "luks",
+    "parallels": "parallels",
     "vmdk": "vmdk",
     "vhdx": "vhdx",
     "vhd": "vpc",
@@ -60,6 +61,9 @@ def key_file(sha256):
 # by openssl with the key that cryptsetup tells; in the set each holds a FAT of
 # one serial number (FAT_SERIAL), which no wrong key would show.
 EXPECTED = {
+    # The descriptor of a bundle, without the file that it describes.
+    "parallels/hfsplus.hdd/DiskDescriptor.xml": Expected(
+        refused=r"hfsplus\.hdd\.0\..*No such file"),
     # What QEMU reads once it has replayed the log.
     "vhdx/iotest-dirtylog-10G-4M.vhdx.bz2": Expected(
         sha256="179cefe8b0587f123393eedf2aa7aa8d25798591178e6bc3950a09762f38f96f"),
