@@ -209,6 +209,10 @@ static int create_write(struct rhea_storage *storage, const struct create *c,
     uint64_t end = fixed ? c->shape.size : c->end;
     int ret = fixed ? rhea_storage_truncate(storage, end + VPC_FOOTER, err)
                     : create_write_dynamic(storage, c, err);
+    if (!ret && fixed && !rhea_file_is_regular(storage))
+        return rhea_error_set(err, ENOTSUP,
+                              "a fixed VHD is told by the end of its file, and "
+                              "this is none");
     if (!ret)
         ret = rhea_storage_write(storage, c->footer, VPC_FOOTER, end, err);
     if (!ret && !fixed)

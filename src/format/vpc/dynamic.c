@@ -160,7 +160,12 @@ static int dynamic_put_footer(struct vpc *v, uint64_t at,
 {
     int ret =
         rhea_storage_write(v->base.storage, v->footer, VPC_FOOTER, at, err);
-    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+    if (ret)
+        return ret;
+    ret = rhea_storage_flush(v->base.storage, err);
+    /* After that nothing is known of what was written. */
+    v->blocks.failed |= ret != 0;
+    return ret;
 }
 
 /* What a check goes by, when nothing is opened anew. */
