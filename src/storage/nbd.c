@@ -5,8 +5,10 @@
  * wants whole blocks gets them: the rest of a block is read, and on writes
  * written back, by us.
  *
- * An export has a size for good. Requests that the server refuses, replies that
- * are short or wrong, and lost connections are errors.
+ * An export has a size for good. Requests that the server refuses, and replies
+ * that are short or wrong, are errors. So is a lost connection, unless option
+ * reconnect-delay gives the time for another: then the request is made again,
+ * as in QEMU, whose word it is that the server has kept what was written.
  */
 #include "storage/nbd.h"
 
@@ -50,9 +52,12 @@ static int nbd_read_blocks(struct nbd *n, void *buf, size_t len,
 
     for (size_t at = 0; ret == 0 && at < len; at += n->largest) {
         size_t part = RHEA_MIN(len - at, n->largest);
+        int64_t until = 0;
 
-        if (n->lib->pread(h, (char *)buf + at, part, offset + at, 0) < 0)
-            ret = nbd_fail_range(n, "read", offset + at, part, err);
+        while (ret == 0 &&
+               n->lib->pread(h, (char *)buf + at, part, offset + at, 0) < 0)
+            if (!nbd_renew(n, &h, &until))
+                ret = nbd_fail_range(n, "read", offset + at, part, err);
     }
     nbd_put(n, h);
     return ret;
@@ -66,9 +71,12 @@ static int nbd_write_blocks(struct nbd *n, const void *buf, size_t len,
 
     for (size_t at = 0; ret == 0 && at < len; at += n->largest) {
         size_t part = RHEA_MIN(len - at, n->largest);
+        int64_t until = 0;
 
-        if (n->lib->pwrite(h, (const char *)buf + at, part, offset + at, 0) < 0)
-            ret = nbd_fail_range(n, "write", offset + at, part, err);
+        while (ret == 0 && n->lib->pwrite(h, (const char *)buf + at, part,
+                                          offset + at, 0) < 0)
+            if (!nbd_renew(n, &h, &until))
+                ret = nbd_fail_range(n, "write", offset + at, part, err);
     }
     nbd_put(n, h);
     return ret;
@@ -198,13 +206,15 @@ static int nbd_sync(struct rhea_storage *s, struct rhea_error *err)
 {
     struct nbd *n = nbd_of(s);
     struct nbd_handle *h;
+    int64_t until = 0;
     int ret = 0;
 
     if (n->no_flush || !n->can_flush)
         return 0;
     h = nbd_take(n);
-    if (n->lib->flush(h, 0) < 0)
-        ret = nbd_fail(n, "could not flush what was written", err);
+    while (ret == 0 && n->lib->flush(h, 0) < 0)
+        if (!nbd_renew(n, &h, &until))
+            ret = nbd_fail(n, "could not flush what was written", err);
     nbd_put(n, h);
     return ret;
 }
@@ -257,9 +267,11 @@ static int nbd_zero_blocks(struct nbd *n, uint64_t offset, uint64_t len,
 
     while (ret == 0 && len) {
         uint64_t part = RHEA_MIN(len, (uint64_t)NBD_SPAN);
+        int64_t until = 0;
 
-        if (n->lib->zero(h, part, offset, flags) < 0)
-            ret = nbd_fail_range(n, "zero", offset, part, err);
+        while (ret == 0 && n->lib->zero(h, part, offset, flags) < 0)
+            if (!nbd_renew(n, &h, &until))
+                ret = nbd_fail_range(n, "zero", offset, part, err);
         offset += part;
         len -= part;
     }
@@ -343,17 +355,20 @@ static int nbd_extent(struct rhea_storage *s, uint64_t offset, uint64_t len,
     nbd_extent_callback see = {.callback = nbd_see_extents,
                                .user_data = &status};
     struct nbd_handle *h;
-    int ret;
+    int64_t until = 0;
+    int ret = 0;
 
     *hole = false;
     *run = len;
     if (!n->has_status || offset >= n->size)
         return 0;
+    span = RHEA_MIN(span + (offset - start), n->size - start);
     h = nbd_take(n);
-    ret = n->lib->block_status(
-        h, RHEA_MIN(span + (offset - start), n->size - start), start, see, 0);
-    if (ret < 0)
-        ret = nbd_fail_range(n, "look at", offset, len, err);
+    while (ret == 0 && n->lib->block_status(h, span, start, see, 0) < 0) {
+        status = (struct nbd_status){.offset = start};
+        if (!nbd_renew(n, &h, &until))
+            ret = nbd_fail_range(n, "look at", offset, len, err);
+    }
     nbd_put(n, h);
     if (ret < 0 || status.run <= offset - start)
         return ret; /* a reply that says nothing: it is data */

@@ -40,13 +40,12 @@ static int64_t connect_now(void)
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
-/* Connect H until DEADLINE (ms; 0: as long as it takes). */
-static int connect_handle(const struct nbd *n, struct nbd_handle *h,
+/* Connect H, by socket FD, until DEADLINE (ms; 0: as long as it takes). */
+static int connect_handle(const struct nbd *n, struct nbd_handle *h, int fd,
                           int64_t deadline)
 {
     const struct nbd_lib *lib = n->lib;
-    int ret = n->path ? lib->aio_connect_unix(h, n->path)
-                      : lib->aio_connect_tcp(h, n->host, n->port);
+    int ret = lib->aio_connect_socket(h, fd);
 
     while (ret >= 0 && !lib->aio_is_ready(h)) {
         int64_t left = deadline ? deadline - connect_now() : INT32_MAX;
@@ -67,26 +66,31 @@ static struct nbd_handle *connect_once(const struct nbd *n, int64_t deadline,
                                        struct rhea_error *err)
 {
     const struct nbd_lib *lib = n->lib;
-    struct nbd_handle *h = lib->create();
+    int64_t left = deadline ? RHEA_MAX(deadline - connect_now(), 1) : 0;
+    int fd = nbd_socket_open(n, left, err);
+    struct nbd_handle *h;
 
+    if (fd < 0)
+        return NULL;
+    h = lib->create();
     if (h && lib->set_export_name(h, n->export ? n->export : "") == 0 &&
-        lib->add_meta_context(h, connect_context(n)) == 0 &&
-        connect_handle(n, h, deadline) == 0)
-        return h;
+        lib->add_meta_context(h, connect_context(n)) == 0) {
+        if (connect_handle(n, h, fd, deadline) == 0)
+            return h;
+    } else {
+        close(fd);
+    }
     nbd_fail(n, "could not connect to the server", err);
     lib->close(h);
     return NULL;
 }
 
-/* Try for open_timeout seconds. A server that is starting may refuse. */
-static struct nbd_handle *connect_patiently(const struct nbd *n,
-                                            struct rhea_error *err)
+/* Try until DEADLINE; 0: once. A server that is starting may refuse. */
+static struct nbd_handle *connect_until(const struct nbd *n, int64_t deadline,
+                                        struct rhea_error *err)
 {
-    int64_t deadline = connect_now() + n->open_timeout * 1000LL;
-
     for (;;) {
-        struct nbd_handle *h =
-            connect_once(n, n->open_timeout ? deadline : 0, err);
+        struct nbd_handle *h = connect_once(n, deadline, err);
         int64_t left = deadline - connect_now();
 
         if (h || left <= 0)
@@ -145,7 +149,9 @@ static int connect_learn(struct nbd *n, struct nbd_handle *h,
 
 int nbd_connect(struct nbd *n, struct rhea_error *err)
 {
-    struct nbd_handle *h = connect_patiently(n, err);
+    int64_t patience = n->open_timeout * 1000LL;
+    struct nbd_handle *h =
+        connect_until(n, patience ? connect_now() + patience : 0, err);
 
     if (!h)
         return err && err->code ? -err->code : -EIO;
@@ -172,6 +178,32 @@ static struct nbd_handle *connect_more(const struct nbd *n)
         h = NULL;
     }
     return h;
+}
+
+bool nbd_renew(struct nbd *n, struct nbd_handle **h, int64_t *until)
+{
+    const struct nbd_lib *lib = n->lib;
+    struct nbd_handle *new;
+
+    if (!n->reconnect_delay ||
+        !(lib->aio_is_dead(*h) > 0 || lib->aio_is_closed(*h) > 0))
+        return false;
+    if (!*until)
+        *until = connect_now() + n->reconnect_delay * 1000LL;
+    else if (connect_now() >= *until)
+        return false;
+    else
+        usleep(NBD_RETRY_MS * 1000);
+    new = connect_until(n, *until, NULL);
+    if (new && lib->get_size(new) != (int64_t)n->size) {
+        lib->close(new);
+        new = NULL;
+    }
+    if (!new)
+        return false;
+    lib->close(*h);
+    *h = new;
+    return true;
 }
 
 struct nbd_handle *nbd_take(struct nbd *n)

@@ -199,7 +199,6 @@ static int driver_get_options(struct nbd *n, const struct storage_options *o,
 {
     const char *export = storage_options_get(o, "export");
     const char *bitmap = storage_options_get(o, "x-dirty-bitmap");
-    unsigned reconnect;
     int ret = driver_get_address(n, o, err);
 
     if (ret == 0 && export)
@@ -208,9 +207,9 @@ static int driver_get_options(struct nbd *n, const struct storage_options *o,
         ret = driver_copy(&n->bitmap, bitmap, err);
     if (ret == 0)
         ret = driver_get_seconds(o, "open-timeout", &n->open_timeout, err);
-    /* Read, for it is harmless: a lost connection is an error at once. */
     if (ret == 0)
-        ret = driver_get_seconds(o, "reconnect-delay", &reconnect, err);
+        ret =
+            driver_get_seconds(o, "reconnect-delay", &n->reconnect_delay, err);
     if (ret == 0 && (storage_options_peek(o, "tls-creds") ||
                      storage_options_peek(o, "tls-hostname")))
         ret = rhea_error_set(err, ENOTSUP,

@@ -10,9 +10,10 @@
 /* The functions in use, without "nbd_" in front. */
 #define NBD_FUNCTIONS(X)                                                       \
     X(add_meta_context)                                                        \
-    X(aio_connect_tcp)                                                         \
-    X(aio_connect_unix)                                                        \
+    X(aio_connect_socket)                                                      \
+    X(aio_is_closed)                                                           \
     X(aio_is_connecting)                                                       \
+    X(aio_is_dead)                                                             \
     X(aio_is_ready)                                                            \
     X(block_status)                                                            \
     X(can_flush)                                                               \

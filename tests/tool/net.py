@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 import time
@@ -52,6 +54,66 @@ def nbdkit(*more):
     if not shutil.which('nbdkit'):
         raise unittest.SkipTest('nbdkit is not installed')
     return Nbd('nbdkit', '-f', '-U', os.path.abspath(SOCKET), *more)
+
+
+class OldNbd:
+    """A server on SOCKET that greets as the first ones did, with FLAGS, and
+    hangs up instead of answering each LOSE'th request, until it has done so
+    TIMES."""
+
+    def __init__(self, size=1 << 20, flags=0, lose=0, times=1 << 30, tcp=False):
+        self.data = bytearray(size)
+        self.flags, self.lose, self.times = flags, lose, times
+        self.requests = 0
+        self.tcp = tcp
+
+    def __enter__(self):
+        if os.path.exists(SOCKET):
+            os.unlink(SOCKET)
+        self.sock = socket.socket(socket.AF_INET if self.tcp
+                                  else socket.AF_UNIX)
+        self.sock.bind(('127.0.0.1', 0) if self.tcp else SOCKET)
+        self.sock.listen()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.sock.close()
+
+    def serve(self):
+        while True:
+            try:
+                conn = self.sock.accept()[0]
+            except OSError:
+                return
+            try:
+                with conn, conn.makefile('rwb') as f:
+                    self.speak(f)
+            except (struct.error, OSError, EOFError):
+                pass
+
+    def speak(self, f):
+        f.write(struct.pack('>8sQQI124x', b'NBDMAGIC', 0x420281861253,
+                            len(self.data), self.flags))
+        f.flush()
+        while True:
+            _, kind, handle, at, n = struct.unpack('>IIQQI', f.read(28))
+            if kind == 2:
+                return
+            data = f.read(n) if kind == 1 else b''
+            self.requests += 1
+            if self.lose and self.times and self.requests % self.lose == 0:
+                self.times -= 1
+                raise EOFError
+            if kind == 1:
+                self.data[at:at + n] = data
+            f.write(struct.pack('>IIQ', 0x67446698, 0, handle))
+            if kind == 0:
+                f.write(self.data[at:at + n])
+            f.flush()
 
 
 class NbdImages(tool.Case):
@@ -133,6 +195,47 @@ class NbdImages(tool.Case):
             self.fails(tool.rhea('convert', '-f', 'raw', '-S', '0', '-O',
                                  'raw', PLAIN, 'copy'), says='could not ')
             timer.join()
+
+    def test_servers_of_the_first_years(self):
+        for flags in (0, 1, 1 | 4):
+            for tcp in (False, True):
+                with self.subTest(flags=flags, tcp=tcp), \
+                        OldNbd(5 * MIB, flags, tcp=tcp) as server:
+                    name = f'nbd://127.0.0.1:{server.sock.getsockname()[1]}' \
+                        if tcp else PLAIN
+                    self.rhea('convert', '-n', '-f', 'raw', '-O', 'raw', 'raw',
+                              name)
+                    self.rhea('compare', '-f', 'raw', '-F', 'raw', 'raw', name)
+                    self.assertEqual(bytes(server.data), tool.contents('raw'))
+
+    def test_lost_connections(self):
+        """Are made anew, and what was asked for is asked for again, for as
+        long as is said."""
+        def name(seconds):
+            return ('json:{"driver":"raw","file":{"driver":"nbd","server":'
+                    f'{{"type":"unix","path":"{SOCKET}"}},'
+                    f'"reconnect-delay":{seconds}}}}}')
+        with OldNbd(5 * MIB, lose=2) as server:
+            self.rhea('convert', '-n', '-O', 'raw', '-f', 'raw', 'raw',
+                      name(10))
+            self.assertEqual(bytes(server.data), tool.contents('raw'))
+            self.rhea('compare', 'raw', name(10))
+            self.assertLess(server.times, (1 << 30) - 1)
+            self.fails(tool.rhea('compare', 'raw', name(0)), code=4)
+        # A server that ends each request so is given up.
+        with OldNbd(5 * MIB, lose=1) as server:
+            self.fails(tool.rhea('compare', 'raw', name(1)), code=4)
+        # One whose export is another than before is not taken for the same.
+        with OldNbd(5 * MIB, lose=2, times=1) as server:
+            server.data[:] = tool.contents('raw')
+            real = server.speak
+
+            def speak(f):
+                if not server.times:
+                    server.data = bytearray(6 * MIB)
+                real(f)
+            server.speak = speak
+            self.fails(tool.rhea('compare', 'raw', name(1)), code=4)
 
     def test_a_read_only_export(self):
         with qemu_nbd('raw', 'raw', '-r'):
