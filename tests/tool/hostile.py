@@ -499,6 +499,64 @@ def _(path):
 
 # --- others ------------------------------------------------------------------
 
+# --- Parallels ---------------------------------------------------------------
+
+def parallels(path, tracks=8, entries=4, sectors=32, table=(), data_off=8,
+              extended=True, ext_off=0, in_use=0, version=2, file_size=None,
+              patches=()):
+    head = struct.pack('<16sIIIIIQIIIQ', b'WithouFreSpacExt' if extended else
+                       b'WithoutFreeSpace', version, 16, 1, tracks, entries,
+                       sectors, in_use, data_off, 0, ext_off)
+    sparse(path, [(0, head), (64, struct.pack(f'<{len(table)}I', *table)),
+                  *patches], 1 << 16 if file_size is None else file_size)
+
+
+for field, values in (
+        ('tracks', (0, 1, 7, 4186000, 2 ** 31, 2 ** 32 - 1)),
+        ('entries', (0, 3, 2 ** 29 - 1, 2 ** 29, 2 ** 32 - 1)),
+        ('sectors', (0, 33, 2 ** 54, 2 ** 63, 2 ** 64 - 1)),
+        ('data_off', (0, 1, 2 ** 31, 2 ** 32 - 1)),
+        ('ext_off', (1, 8, 2 ** 54, 2 ** 55, 2 ** 64 - 1)),
+        ('in_use', (0x746f6e59, 0x312e3276, 2 ** 32 - 1)),
+        ('version', (0, 1, 3, 2 ** 32 - 1))):
+    for value in values:
+        for extended in (False, True):
+            case(f'parallels {field} {value:#x}'
+                 f'{" extended" if extended else ""}', refused=True)(
+                     lambda path, f=field, v=value, e=extended: parallels(
+                         path, table=(1, 2, 3), extended=e, **{f: v}))
+
+
+@case('parallels the largest table', refused=True)
+def _(path):
+    parallels(path, tracks=8, entries=2 ** 29 - 1, sectors=8 * (2 ** 29 - 1),
+              data_off=8 * 2 ** 19, file_size=1 << 40)
+
+
+@case('parallels the largest clusters', refused=True)
+def _(path):
+    parallels(path, tracks=4185000, entries=20, sectors=4185000 * 20,
+              table=[77, 2], data_off=4185000, file_size=1 << 32)
+
+
+@case('parallels an extension of 2 GiB', refused=True)
+def _(path):
+    parallels(path, tracks=4185000, sectors=4185000, data_off=4185000,
+              ext_off=4185000, in_use=0x312e3276, file_size=1 << 33,
+              patches=[(4185000 * 512, le64(0xab234cef23dcea87))])
+
+
+@case('parallels all entries alike', refused=True)
+def _(path):
+    parallels(path, entries=4000, sectors=32000, table=[8] * 4000, data_off=32)
+
+
+@case('parallels a file as long as can be', refused=True)
+def _(path):
+    parallels(path, entries=2000, sectors=16000, table=[2 ** 32 - 2] * 2000,
+              data_off=16, file_size=1 << 43)
+
+
 @case('nothing', refused=True)
 def _(path):
     sparse(path, [])

@@ -192,8 +192,11 @@ static int check_start(struct hds_checker *c, struct rhea_error *err)
     if (!check_fixes(c))
         return 0;
     h->wrong_start = false;
-    return hds_header_set(h, HDS_H_DATA_OFF,
-                          (uint32_t)(h->data_start / HDS_SECTOR), err);
+    /* A file that ends before that would make it wrong again. */
+    int ret = blocks_grow(&h->blocks, err);
+    return ret ? ret
+               : hds_header_set(h, HDS_H_DATA_OFF,
+                                (uint32_t)(h->data_start / HDS_SECTOR), err);
 }
 
 /* "Empty" over data: Parallels' programs would not look at it. */

@@ -189,6 +189,9 @@ static int ext_parse(struct hds *h, struct rhea_error *err)
     size_t len = RHEA_MIN(h->cluster_size, EXT_MAX);
     RHEA_AUTO_FREE uint8_t *head = malloc(len);
     uint8_t hash[EXT_HASH];
+    if (h->cluster_size > EXT_CLUSTER_MAX)
+        return ext_broken(h, "a cluster of %" PRIu32 " bytes is too large",
+                          h->cluster_size);
     if (!head)
         return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = rhea_storage_read_padded(h->base.storage, head, len,

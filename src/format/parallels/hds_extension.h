@@ -26,6 +26,7 @@ enum {
     EXT_MAX_GRANULARITY = 1 << 22, /* sectors: 2 GiB */
     EXT_MAX = 4 << 20, /* of a cluster, the most that features may take */
     EXT_PIECE = 1 << 20,
+    EXT_CLUSTER_MAX = 64 << 20, /* all of a cluster is hashed */
 };
 
 /* Flags of a feature that is not known. */

@@ -235,11 +235,13 @@ int hds_extension_check_room(const struct hds *h, uint32_t more,
                              struct rhea_error *err)
 {
     size_t bytes = ext_bytes(&h->ext) + more;
-    if (bytes <= RHEA_MIN(h->cluster_size, EXT_MAX))
+    if (bytes <= RHEA_MIN(h->cluster_size, EXT_MAX) &&
+        h->cluster_size <= EXT_CLUSTER_MAX)
         return 0;
     return rhea_error_set(err, ENOSPC,
                           "the image has no room for this bitmap: all of them "
-                          "are described in one cluster");
+                          "are described in one cluster, of at most %d bytes",
+                          EXT_CLUSTER_MAX);
 }
 
 int hds_extension_write(struct hds *h, struct rhea_error *err)

@@ -10,7 +10,7 @@
 
 /* The most pages that one lookup joins: it holds the lock, and the next lookup
  * goes on where this one stopped. */
-enum { MAP_PAGES = 64, COPY_ENTRIES = 1024 };
+enum { MAP_PAGES = 64, COPY_ENTRIES = 1024, ZERO_PAGES = 16 };
 
 static bool entries_zero(const uint8_t *entries, uint64_t n)
 {
@@ -48,6 +48,7 @@ int hds_entry_set(struct hds *h, uint64_t index, uint32_t entry,
 int hds_each_entry(struct hds *h, uint64_t from, hds_entry_fn *fn, void *opaque,
                    struct rhea_error *err)
 {
+    unsigned zero = 0;
     while (from < h->entries) {
         /* A copy, for FN may change the table. */
         uint8_t copy[4 * COPY_ENTRIES];
@@ -61,6 +62,10 @@ int hds_each_entry(struct hds *h, uint64_t from, hds_entry_fn *fn, void *opaque,
         for (uint64_t i = 0; entries && !ret && i < n; i++)
             if (load_le32(copy + 4 * i))
                 ret = fn(opaque, from + i, load_le32(copy + 4 * i), err);
+        /* Holes of the file are not seen while anything is to be written. */
+        zero = entries ? 0 : zero + 1;
+        if (!ret && zero >= ZERO_PAGES && h->table.n_dirty)
+            ret = table_write_back(&h->table, err);
         if (ret)
             return ret;
         from += n;
