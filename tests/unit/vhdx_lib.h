@@ -7,6 +7,7 @@
 
 #include "base/byteorder.h"
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "format/vhdx/vhdx.h"
 #include "lib/test.h"
 #include "storage/memory.h"
