@@ -116,13 +116,25 @@ static bool flight_overlaps(const struct blocks *b, uint64_t first,
     return false;
 }
 
-static void flight_land(struct blocks *b, struct blocks_flight *flight)
+void blocks_flight_end(struct blocks *b, struct blocks_flight *flight)
 {
     struct blocks_flight **at = &b->flights;
     while (*at != flight)
         at = &(*at)->next;
     *at = flight->next;
     pthread_cond_broadcast(&b->landed);
+}
+
+bool blocks_flight_begin(struct blocks *b, struct blocks_flight *flight,
+                         uint64_t first, uint64_t last)
+{
+    if (flight_overlaps(b, first, last)) {
+        pthread_cond_wait(&b->landed, &b->lock);
+        return false;
+    }
+    *flight = (struct blocks_flight){first, last, b->flights};
+    b->flights = flight;
+    return true;
 }
 
 /* --- Writing --- */
@@ -292,7 +304,7 @@ static int write_new(struct blocks *b, struct blocks_write *w,
     pthread_mutex_lock(&b->lock);
     if (!ret)
         ret = write_link(b, w, err);
-    flight_land(b, &flight);
+    blocks_flight_end(b, &flight);
     return ret;
 }
 

@@ -138,5 +138,11 @@ int blocks_begin(struct blocks *b, struct rhea_error *err);
  * before, and what was changed after. RET is how the change went. */
 int blocks_change_begin(struct blocks *b, struct rhea_error *err);
 int blocks_change_end(struct blocks *b, int ret, struct rhea_error *err);
+/* Around a write that the format does by itself, such as of compressed data, so
+ * that nobody else gives the same blocks a place. False: it had to wait, and
+ * what the map says may be another thing now. FLIGHT is the caller's. */
+bool blocks_flight_begin(struct blocks *b, struct blocks_flight *flight,
+                         uint64_t first, uint64_t last);
+void blocks_flight_end(struct blocks *b, struct blocks_flight *flight);
 
 #endif

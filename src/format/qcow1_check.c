@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Check: tables and clusters lie inside the file and belong to one entry alone.
+ * No two may share a sector but compressed ones, which never change.
+ *
+ * Repair: an entry that cannot be right becomes 0, since what it led to is lost
+ * already; a cluster that shares its place is copied to one of its own at the
+ * file's end, so that the guest sees the same. Tables that share their place
+ * cannot be repaired. Where a file would more than double by copies, as only
+ * one made for it would, clusters stay shared. Leaks are cut off at the end of
+ * the file; those inside stay, for the format cannot use them again.
+ *
+ * Order of writes: that of the tables' cache; copies are in the file before the
+ * entries that lead to them. The end is cut off after a flush of the entries.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "format/finding.h"
+#include "format/qcow1.h"
+
+enum { COPIES_LEAST = 16 << 20 /* bytes */ };
+
+struct checker {
+    struct qcow1 *q;
+    struct rhea_check *out;
+    unsigned fix;
+    struct bitmap all;   /* sectors that something is in */
+    struct bitmap whole; /* of them, those of clusters and tables */
+    struct bitmap seen;  /* first sectors of tables that were looked through */
+    uint64_t clusters;   /* of the disk */
+    uint64_t last;       /* where the cluster before lies; 0: nowhere */
+    uint64_t copied;     /* bytes */
+};
+
+static void check_count(struct checker *c, bool fixed)
+{
+    if (fixed)
+        c->out->corruptions_fixed++;
+    else
+        c->out->corruptions++;
+}
+
+static bool check_fixes(const struct checker *c)
+{
+    return c->fix & RHEA_FIX_ERRORS;
+}
+
+/* Mark a range. False: others have a part of it, which only compressed data,
+ * names and the L1 table may share with each other. */
+static bool check_mark(struct checker *c, uint64_t host, uint64_t length,
+                       bool whole)
+{
+    uint64_t first = host / QCOW1_SECTOR;
+    uint64_t end = RHEA_MIN(div_up(host + length, QCOW1_SECTOR), c->all.n_bits);
+    uint64_t n = end > first ? end - first : 0;
+    bool taken = bitmap_any(whole ? &c->all : &c->whole, first, n);
+    bitmap_set(&c->all, first, n);
+    if (whole)
+        bitmap_set(&c->whole, first, n);
+    return !taken;
+}
+
+/* --- Clusters --- */
+
+/* Whether the file does not grow out of proportion by one more copy. */
+static bool check_may_copy(const struct checker *c)
+{
+    return check_fixes(c) && c->copied + c->q->cluster_size <=
+                                 RHEA_MAX(c->q->file_size, COPIES_LEAST);
+}
+
+/* Give what the guest has in CLUSTER, by ENTRY, a place of its own. */
+static int check_copy(struct checker *c, uint64_t cluster, uint64_t entry,
+                      struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    struct rhea_storage *storage = q->base.storage;
+    struct qcow1_packed p = qcow1_unpack(q, entry);
+    if (!(entry & QCOW1_COMPRESSED))
+        p = (struct qcow1_packed){entry, q->cluster_size};
+    RHEA_AUTO_FREE uint8_t *buf = malloc(q->cluster_size);
+    if (!buf)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    uint64_t to;
+    int ret = rhea_storage_size(storage, &to, err);
+    to = align_up(to, q->cluster_size);
+    if (!ret)
+        ret = rhea_storage_read_padded(storage, buf, p.length, p.host, err);
+    if (!ret)
+        ret = rhea_storage_write(storage, buf, p.length, to, err);
+    if (ret)
+        return ret;
+    c->copied += q->cluster_size;
+    return qcow1_l2_set(q, cluster, 1, entry - p.host + to, 0, err);
+}
+
+static int check_shared(struct checker *c, uint64_t cluster, uint64_t entry,
+                        struct rhea_error *err)
+{
+    bool fix = check_may_copy(c);
+    check_tell(c->out, true,
+               "guest offset %" PRIu64 ", by entry 0x%" PRIx64
+               ", shares its place in the file%s",
+               cluster << c->q->cluster_bits, entry, fix ? "; copied" : "");
+    check_count(c, fix);
+    return fix ? check_copy(c, cluster, entry, err) : 0;
+}
+
+static int check_invalid(struct checker *c, uint64_t cluster, uint64_t entry,
+                         struct rhea_error *err)
+{
+    bool fix = check_fixes(c);
+    check_tell(c->out, true,
+               "guest offset %" PRIu64 " cannot be where the entry 0x%" PRIx64
+               " says%s",
+               cluster << c->q->cluster_bits, entry, fix ? "; dropped" : "");
+    check_count(c, fix);
+    return fix ? qcow1_l2_set(c->q, cluster, 1, 0, 0, err) : 0;
+}
+
+static int check_entry(struct checker *c, uint64_t cluster, uint64_t entry,
+                       struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    bool packed = entry & QCOW1_COMPRESSED;
+    struct qcow1_packed p = qcow1_unpack(q, entry);
+    c->out->allocated_clusters++;
+    c->out->compressed_clusters += packed;
+    if (!qcow1_entry_valid(q, cluster, entry))
+        return check_invalid(c, cluster, entry, err);
+    if (!packed)
+        p = (struct qcow1_packed){entry, q->cluster_size};
+    if (!packed && c->last && p.host != c->last + q->cluster_size)
+        c->out->fragmented_clusters++;
+    c->last = packed ? 0 : p.host;
+    return check_mark(c, p.host, p.length, !packed)
+               ? 0
+               : check_shared(c, cluster, entry, err);
+}
+
+/* The clusters from CLUSTER on, as far as its table goes. What cannot be read
+ * is counted, and the check goes on. */
+static int check_l2(struct checker *c, uint64_t cluster, struct rhea_error *err)
+{
+    uint64_t n =
+        RHEA_MIN(qcow1_table_left(c->q, cluster), c->clusters - cluster);
+    c->last = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t entry;
+        struct rhea_error why;
+        if (qcow1_entry_get(c->q, cluster + i, &entry, &why)) {
+            c->out->errors++;
+            check_tell(c->out, true,
+                       "the L2 table of guest offset %" PRIu64 ": %.160s",
+                       cluster << c->q->cluster_bits, why.text);
+            return 0;
+        }
+        int ret = entry ? check_entry(c, cluster + i, entry, err) : 0;
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+/* --- Tables --- */
+
+typedef int check_fn(struct checker *c, uint64_t cluster, uint64_t table,
+                     struct rhea_error *err);
+
+/* FN for each entry of the L1 table that is not 0, with the first cluster. */
+static int check_l1(struct checker *c, check_fn *fn, struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    uint64_t n = div_up(c->clusters, UINT64_C(1) << q->l2_bits);
+    for (uint64_t i = 0; i < n;) {
+        uint64_t table, cluster = i << q->l2_bits;
+        int ret = qcow1_l1_raw(q, cluster, &table, err);
+        if (!ret && table) {
+            rhea_progress_report(c->out->progress, "check", i, n);
+            if (rhea_progress_cancelled(c->out->progress))
+                return rhea_error_set(err, ECANCELED, "the check was stopped");
+            ret = fn(c, cluster, table, err);
+        }
+        if (ret)
+            return ret;
+        i++;
+        if (!table && i < n)
+            i += table_zero_run(&q->tables, q->l1_offset + i * QCOW1_ENTRY,
+                                (n - i) * QCOW1_ENTRY) /
+                 QCOW1_ENTRY;
+    }
+    return 0;
+}
+
+/* First all tables, which go before what may lie in the same place. */
+static int check_place(struct checker *c, uint64_t cluster, uint64_t table,
+                       struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    bool valid = qcow1_table_valid(q, table);
+    if (valid && check_mark(c, table, q->l2_bytes, true))
+        return 0;
+    bool fix = !valid && check_fixes(c);
+    check_tell(
+        c->out, true,
+        "the L2 table of guest offset %" PRIu64 " at offset %" PRIu64 " %s%s",
+        cluster << q->cluster_bits, table,
+        valid ? "shares its place" : "cannot be there", fix ? "; dropped" : "");
+    check_count(c, fix);
+    return fix ? qcow1_l1_set(q, cluster, 0, err) : 0;
+}
+
+/* Entered twice, a table would only repeat what it said the first time. */
+static int check_enter(struct checker *c, uint64_t cluster, uint64_t table,
+                       struct rhea_error *err)
+{
+    if (!qcow1_table_valid(c->q, table) ||
+        bitmap_get(&c->seen, table / QCOW1_SECTOR))
+        return 0;
+    bitmap_set(&c->seen, table / QCOW1_SECTOR, 1);
+    return check_l2(c, cluster, err);
+}
+
+/* --- Leaks --- */
+
+/* Clusters of the file from FROM to TO, bytes, that nothing is in. */
+static uint64_t check_unused(const struct checker *c, uint64_t from,
+                             uint64_t to)
+{
+    uint64_t first = div_up(from, c->q->cluster_size);
+    uint64_t end = to / c->q->cluster_size;
+    return end > first ? end - first : 0;
+}
+
+static uint64_t check_gaps(const struct checker *c, uint64_t end)
+{
+    uint64_t n = 0;
+    for (uint64_t at = 0; at < end / QCOW1_SECTOR;) {
+        uint64_t gap = bitmap_find(&c->all, at, false);
+        at = bitmap_find(&c->all, gap, true);
+        n += check_unused(c, gap * QCOW1_SECTOR,
+                          RHEA_MIN(at * QCOW1_SECTOR, end));
+    }
+    return n;
+}
+
+static int check_leaks(struct checker *c, struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    uint64_t end = RHEA_MIN(bitmap_end(&c->all) * QCOW1_SECTOR, q->file_size);
+    uint64_t inside = check_gaps(c, end);
+    uint64_t tail =
+        check_unused(c, end, align_up(q->file_size, q->cluster_size));
+    c->out->image_end = end;
+    if (tail && (c->fix & RHEA_FIX_LEAKS) && !c->copied &&
+        !c->out->corruptions && !c->out->errors) {
+        int ret = rhea_storage_truncate(q->base.storage, end, err);
+        if (ret)
+            return ret;
+        c->out->leaks_fixed += tail;
+        tail = 0;
+    }
+    c->out->leaks += inside + tail;
+    if (c->out->leaks)
+        check_tell(c->out, false, "%" PRIu64 " clusters are used by nobody",
+                   c->out->leaks);
+    return 0;
+}
+
+/* --- All of it --- */
+
+static int check_init(struct checker *c, struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    int ret = rhea_storage_size(q->base.storage, &q->file_size, err);
+    uint64_t bits = div_up(q->file_size, QCOW1_SECTOR);
+    if (!ret)
+        ret = bitmap_init(&c->all, bits, err);
+    if (!ret)
+        ret = bitmap_init(&c->whole, bits, err);
+    if (!ret)
+        ret = bitmap_init(&c->seen, bits, err);
+    if (ret)
+        return ret;
+    c->clusters = div_up(q->base.size, q->cluster_size);
+    c->out->total_clusters = c->clusters;
+    check_mark(c, 0, QCOW1_HEADER, false);
+    check_mark(c, q->l1_offset, q->l1_size * QCOW1_ENTRY, false);
+    if (q->backing_file)
+        check_mark(c, q->backing_offset, strlen(q->backing_file), false);
+    return 0;
+}
+
+static int check_run(struct checker *c, struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    int ret = check_init(c, err);
+    if (!ret)
+        ret = check_l1(c, check_place, err);
+    if (!ret)
+        ret = check_l1(c, check_enter, err);
+    if (!ret)
+        ret = table_write_back(&q->tables, err);
+    if (!ret && c->fix)
+        ret = rhea_storage_flush(q->base.storage, err);
+    if (!ret && !c->out->errors)
+        ret = check_leaks(c, err);
+    if (!ret && c->fix)
+        ret = rhea_storage_flush(q->base.storage, err);
+    if (!ret)
+        ret = rhea_storage_size(q->base.storage, &q->file_size, err);
+    bitmap_finish(&c->all);
+    bitmap_finish(&c->whole);
+    bitmap_finish(&c->seen);
+    return ret;
+}
+
+int qcow1_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
+                struct rhea_error *err)
+{
+    struct qcow1 *q = qcow1_of(f);
+    struct checker c = {.q = q, .out = check, .fix = fix};
+    if (fix && !q->repairable)
+        return rhea_error_set(err, EACCES,
+                              "cannot repair: the image is open for reading "
+                              "only");
+    RHEA_LOCKED(&q->blocks.lock);
+    int ret = 0;
+    if (q->blocks.writable)
+        ret = blocks_change_begin(&q->blocks, err);
+    if (!ret)
+        ret = check_run(&c, err);
+    if (!ret && q->blocks.writable) {
+        q->blocks.file_end = align_up(q->file_size, QCOW1_SECTOR);
+        q->blocks.grown = 0;
+    }
+    return ret;
+}
