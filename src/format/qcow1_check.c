@@ -7,8 +7,8 @@
  * already; a cluster that shares its place is copied to one of its own at the
  * file's end, so that the guest sees the same. Tables that share their place
  * cannot be repaired. Where a file would more than double by copies, as only
- * one made for it would, clusters stay shared. Leaks are cut off at the end of
- * the file; those inside stay, for the format cannot use them again.
+ * one made for it would, clusters stay shared. What nobody uses at the end of the
+ * file is cut off.
  *
  * Order of writes: that of the tables' cache; copies are in the file before the
  * entries that lead to them. The end is cut off after a flush of the entries.
@@ -229,48 +229,29 @@ static int check_enter(struct checker *c, uint64_t cluster, uint64_t table,
 
 /* --- Leaks --- */
 
-/* Clusters of the file from FROM to TO, bytes, that nothing is in. */
-static uint64_t check_unused(const struct checker *c, uint64_t from,
-                             uint64_t to)
-{
-    uint64_t first = div_up(from, c->q->cluster_size);
-    uint64_t end = to / c->q->cluster_size;
-    return end > first ? end - first : 0;
-}
-
-static uint64_t check_gaps(const struct checker *c, uint64_t end)
-{
-    uint64_t n = 0;
-    for (uint64_t at = 0; at < end / QCOW1_SECTOR;) {
-        uint64_t gap = bitmap_find(&c->all, at, false);
-        at = bitmap_find(&c->all, gap, true);
-        n += check_unused(c, gap * QCOW1_SECTOR,
-                          RHEA_MIN(at * QCOW1_SECTOR, end));
-    }
-    return n;
-}
-
+/* What compressed clusters took that were written anew lies in the middle of the
+ * file, is of no use to the format, and is no sign of a fault. */
 static int check_leaks(struct checker *c, struct rhea_error *err)
 {
     struct qcow1 *q = c->q;
     uint64_t end = RHEA_MIN(bitmap_end(&c->all) * QCOW1_SECTOR, q->file_size);
-    uint64_t inside = check_gaps(c, end);
-    uint64_t tail =
-        check_unused(c, end, align_up(q->file_size, q->cluster_size));
+    uint64_t used = align_up(end, q->cluster_size);
+    uint64_t tail = q->file_size > used
+                        ? div_up(q->file_size - used, q->cluster_size)
+                        : 0;
     c->out->image_end = end;
-    if (tail && (c->fix & RHEA_FIX_LEAKS) && !c->copied &&
-        !c->out->corruptions && !c->out->errors) {
-        int ret = rhea_storage_truncate(q->base.storage, end, err);
-        if (ret)
-            return ret;
-        c->out->leaks_fixed += tail;
-        tail = 0;
+    if (!tail)
+        return 0;
+    check_tell(c->out, false,
+               "%" PRIu64 " clusters at the file's end are used by nobody",
+               tail);
+    if (!(c->fix & RHEA_FIX_LEAKS) || c->copied || c->out->corruptions ||
+        c->out->errors) {
+        c->out->leaks += tail;
+        return 0;
     }
-    c->out->leaks += inside + tail;
-    if (c->out->leaks)
-        check_tell(c->out, false, "%" PRIu64 " clusters are used by nobody",
-                   c->out->leaks);
-    return 0;
+    c->out->leaks_fixed += tail;
+    return rhea_storage_truncate(q->base.storage, end, err);
 }
 
 /* --- All of it --- */

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* What format_crash.h promises, of QCOW version 1: plain, with compressed
+ * clusters, and encrypted. */
+#include <rhea/secret.h>
+
+#include "format_crash.h"
+
+enum { CLUSTER = 1024 };
+
+static struct rhea_storage *make_by(bool over, bool encrypted)
+{
+    const struct rhea_option options[] = {{"cluster_size", "1024"},
+                                          {"encrypt.format", "aes"},
+                                          {"encrypt.key-secret", "key"}};
+    const struct rhea_create how = {
+        .size = SIZE,
+        .backing_file = over ? "base" : NULL,
+        .options = options,
+        .n_options = encrypted ? 3 : 1,
+    };
+    struct rhea_storage *s;
+    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err) ||
+        !CHECK_OK(rhea_format_find("qcow")->create(s, &how, &err), &err))
+        exit(99);
+    return s;
+}
+
+static struct rhea_storage *make(bool over, uint64_t seed)
+{
+    (void)seed;
+    return make_by(over, false);
+}
+
+static struct rhea_storage *make_encrypted(bool over, uint64_t seed)
+{
+    (void)seed;
+    return make_by(over, true);
+}
+
+static const struct rhea_option key[] = {{"encrypt.key-secret", "key"}};
+static struct subject plain = {.make = make, .cluster = CLUSTER};
+static struct subject encrypted = {
+    .make = make_encrypted, .options = key, .n_options = 1};
+
+static void a_crash_anywhere_leaves_a_whole_image(void)
+{
+    for (uint64_t seed = 1; seed <= 8; seed++)
+        crash_once(&plain, seed, seed % 2);
+}
+
+static void a_crash_anywhere_leaves_a_whole_encrypted_image(void)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++)
+        crash_once(&encrypted, seed, seed % 2);
+}
+
+static void a_fault_anywhere_loses_nothing_that_was_flushed(void)
+{
+    faults_everywhere(&plain);
+    faults_everywhere(&encrypted);
+}
+
+static void threads_share_clusters(void)
+{
+    threads_share(&plain);
+    threads_share(&encrypted);
+}
+
+int main(int argc, char **argv)
+{
+    const struct rhea_option secret[] = {{"id", "key"}, {"data", "a secret"}};
+    test_init(argc, argv);
+    CHECK_OK(rhea_secret_add(secret, 2, &err), &err);
+    plain.ops = encrypted.ops = rhea_format_find("qcow");
+    TEST(a_crash_anywhere_leaves_a_whole_image);
+    TEST(a_crash_anywhere_leaves_a_whole_encrypted_image);
+    TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
+    TEST(threads_share_clusters);
+    return test_finish();
+}
