@@ -20,7 +20,7 @@
 #include "base/cleanup.h"
 #include "format/qcow1.h"
 
-enum { COPY_BYTES = 1 << 20 };
+enum { COPY_BYTES = 64 << 10 };
 
 /* What the header is to say. */
 struct change {
@@ -40,22 +40,34 @@ static struct change change_from(const struct qcow1 *q)
     };
 }
 
-/* Zeroes behind the present entries; the file has grown to hold it. */
+static bool change_is_zero(const uint8_t *p, size_t len)
+{
+    return p[0] == 0 && memcmp(p, p + 1, len - 1) == 0;
+}
+
+/* The file has grown to hold it, by zeroes, which stay where there are any. */
 static int change_copy_l1(struct qcow1 *q, uint64_t to, struct rhea_error *err)
 {
     uint64_t len = q->l1_size * QCOW1_ENTRY;
     RHEA_AUTO_FREE uint8_t *buf = malloc(COPY_BYTES);
     if (!buf)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    int ret = 0;
-    for (uint64_t at = 0; at < len && !ret; at += COPY_BYTES) {
+    for (uint64_t at = 0; at < len;) {
+        uint64_t hole = table_zero_run(&q->tables, q->l1_offset + at, len - at);
+        if (hole) {
+            at += hole;
+            continue;
+        }
         size_t n = (size_t)RHEA_MIN(len - at, COPY_BYTES);
-        ret =
+        int ret =
             rhea_storage_read(q->base.storage, buf, n, q->l1_offset + at, err);
-        if (!ret)
+        if (!ret && !change_is_zero(buf, n))
             ret = rhea_storage_write(q->base.storage, buf, n, to + at, err);
+        if (ret)
+            return ret;
+        at += n;
     }
-    return ret;
+    return 0;
 }
 
 /* Bring what C names, and that does not fit elsewhere, to the file's end. */
@@ -241,22 +253,22 @@ static int grow_header(struct qcow1 *q, uint64_t size, struct rhea_error *err)
     return change_run(q, &c, false, err);
 }
 
-/* What must not show between the old end and the new one: the rest of the last
- * cluster, and what is below. */
-static int grow_zero(struct qcow1 *q, uint64_t old, bool hide_below,
-                     struct rhea_error *err)
+/* What must not show between the old end and the new one: what the tables have
+ * there already, and what is below. */
+static int grow_zero(struct qcow1 *q, uint64_t old, uint64_t tables,
+                     bool hide_below, struct rhea_error *err)
 {
-    uint64_t size = q->base.size,
-             end = RHEA_MIN(align_up(old, q->cluster_size), size);
-    struct rhea_extent x;
-    int ret = 0;
-    if (hide_below)
-        end = size;
-    else if (end > old)
-        ret = blocks_map(&q->blocks, old, end - old, &x, err);
-    if (!ret && end > old && (hide_below || x.kind != RHEA_EXTENT_UNALLOCATED))
-        ret = blocks_write_zeroes(&q->blocks, old, end - old, false, err);
-    return ret ? ret : blocks_flush(&q->blocks, err);
+    uint64_t end = hide_below ? q->base.size : RHEA_MIN(tables, q->base.size);
+    for (uint64_t at = old; at < end;) {
+        struct rhea_extent x;
+        int ret = blocks_map(&q->blocks, at, end - at, &x, err);
+        if (!ret && (hide_below || x.kind != RHEA_EXTENT_UNALLOCATED))
+            ret = blocks_write_zeroes(&q->blocks, at, x.length, false, err);
+        if (ret)
+            return ret;
+        at += x.length;
+    }
+    return blocks_flush(&q->blocks, err);
 }
 
 int qcow1_resize(struct rhea_format *f, const struct rhea_resize *how,
@@ -264,6 +276,7 @@ int qcow1_resize(struct rhea_format *f, const struct rhea_resize *how,
 {
     struct qcow1 *q = qcow1_of(f);
     uint64_t old = f->size;
+    uint64_t tables = q->l1_size << (q->cluster_bits + q->l2_bits);
     int ret = grow_check(q, how, err);
     if (!ret && !q->blocks.writable)
         ret = rhea_error_set(err, EACCES, "the image is open for reading only");
@@ -277,7 +290,7 @@ int qcow1_resize(struct rhea_format *f, const struct rhea_resize *how,
     if (ret)
         return ret;
     grow_set_size(q, how->size);
-    ret = grow_zero(q, old, how->hide_below, err);
+    ret = grow_zero(q, old, tables, how->hide_below, err);
     if (!ret)
         ret = grow_header(q, how->size, err);
     if (ret)

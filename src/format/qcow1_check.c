@@ -7,8 +7,8 @@
  * already; a cluster that shares its place is copied to one of its own at the
  * file's end, so that the guest sees the same. Tables that share their place
  * cannot be repaired. Where a file would more than double by copies, as only
- * one made for it would, clusters stay shared. What nobody uses at the end of the
- * file is cut off.
+ * one made for it would, clusters stay shared. What nobody uses at the end of
+ * the file is cut off.
  *
  * Order of writes: that of the tables' cache; copies are in the file before the
  * entries that lead to them. The end is cut off after a flush of the entries.
@@ -229,16 +229,15 @@ static int check_enter(struct checker *c, uint64_t cluster, uint64_t table,
 
 /* --- Leaks --- */
 
-/* What compressed clusters took that were written anew lies in the middle of the
- * file, is of no use to the format, and is no sign of a fault. */
+/* What compressed clusters took that were written anew lies in the middle of
+ * the file, is of no use to the format, and is no sign of a fault. */
 static int check_leaks(struct checker *c, struct rhea_error *err)
 {
     struct qcow1 *q = c->q;
     uint64_t end = RHEA_MIN(bitmap_end(&c->all) * QCOW1_SECTOR, q->file_size);
     uint64_t used = align_up(end, q->cluster_size);
-    uint64_t tail = q->file_size > used
-                        ? div_up(q->file_size - used, q->cluster_size)
-                        : 0;
+    uint64_t tail =
+        q->file_size > used ? div_up(q->file_size - used, q->cluster_size) : 0;
     c->out->image_end = end;
     if (!tail)
         return 0;

@@ -250,19 +250,24 @@ static int grow_run(struct vdi *v, struct grow *g, struct rhea_error *err)
     return ret ? ret : vdi_open_write(v, err);
 }
 
-/* What must not show between the old end, in a block that is there already or
- * shows what is below, and the new one. The size is the new one in memory. */
+/* What must not show between the old end and the new one, as far as the table
+ * goes already: what it has there, and what is below. The size is the new one
+ * in memory. */
 static int grow_zero(struct vdi *v, uint64_t old, bool hide_below,
                      struct rhea_error *err)
 {
-    uint64_t end = RHEA_MIN(align_up(old, v->head.block_size), v->base.size);
-    struct rhea_extent x;
-    if (end == old)
-        return 0;
-    int ret = blocks_map(&v->blocks, old, end - old, &x, err);
-    if (!ret && (x.kind == RHEA_EXTENT_DATA || hide_below))
-        ret = blocks_write_zeroes(&v->blocks, old, end - old, false, err);
-    return ret ? ret : blocks_flush(&v->blocks, err);
+    uint64_t end = (uint64_t)v->head.blocks * v->head.block_size;
+    end = RHEA_MIN(end, v->base.size);
+    for (uint64_t at = old; at < end;) {
+        struct rhea_extent x;
+        int ret = blocks_map(&v->blocks, at, end - at, &x, err);
+        if (!ret && (x.kind == RHEA_EXTENT_DATA || hide_below))
+            ret = blocks_write_zeroes(&v->blocks, at, x.length, false, err);
+        if (ret)
+            return ret;
+        at += x.length;
+    }
+    return blocks_flush(&v->blocks, err);
 }
 
 static void grow_set_size(struct vdi *v, uint64_t size)

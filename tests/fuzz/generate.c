@@ -30,6 +30,7 @@ static const struct choice choices[] = {
       "64M"},
      10},
     {"qed", "table_size", {"1", "1", "1", "2", "2", "2", "4", "16"}, 8},
+    {"qcow", "cluster_size", {NULL, "512", "512", "1k", "4k", "4k", "64k"}, 7},
     {"vdi",
      "block_size",
      {"4096", "4096", "4096", "8192", "16384", "64K", "1M", "1M"},

@@ -36,6 +36,7 @@ RHEA = os.environ["RHEA_IMG"]
 FORMATS = {
     "raw": "raw",
     "qcow2": "qcow2",
+    "qcow": "qcow",
     "luks": "luks",
     "parallels": "parallels",
     "vmdk": "vmdk",

@@ -17,25 +17,10 @@ import images_vdi as vdi  # noqa: E402  pylint: disable=C0413
 
 IMGTOOL = os.path.abspath(sys.argv.pop(1))
 K = 1024
-IO = os.environ['RHEA_IO']
 
 
-def rhea_io(path, *commands, fmt='vdi'):
-    args = [IO, '-f', fmt]
-    for command in commands:
-        args += ['-c', command]
-    return tool.execute(*args, path)
-
-
-class Vdi(tool.Case):
-    def io(self, path, *commands):
-        result = rhea_io(path, *commands)
-        self.assertEqual((result.code, result.err), (0, ''), str(result))
-        self.assertNotIn('failed', result.out, str(result))
-
-    def raw(self, path):
-        self.rhea('convert', '-O', 'raw', path, 'flat')
-        return contents('flat')
+class Vdi(tool.Images):
+    FORMAT = 'vdi'
 
     def clean(self, path):
         """By our own check, and by looking."""
@@ -231,7 +216,7 @@ class Vdi(tool.Case):
             self.fails(tool.rhea('convert', '-O', 'raw', '2.vdi', 'flat'),
                        says="'1.vdi' and its parent '0.vdi'.*changed")
             # Nor is it written to.
-            self.assertNotEqual(rhea_io('1.vdi', 'write 0 512').code, 0)
+            self.assertNotEqual(self.rhea_io('1.vdi', 'write 0 512').code, 0)
 
     def test_opening_for_writing_does_not_change_a_parent(self):
         made = self.chain(2)
@@ -425,7 +410,7 @@ class Vdi(tool.Case):
                 self.assertEqual(found.json.get('corruptions', 0), errors)
                 self.assertEqual(found.json.get('leaks', 0), leaks)
                 if errors:
-                    refused = rhea_io('new', 'write 0 512')
+                    refused = self.rhea_io('new', 'write 0 512')
                     ok = made.count is not None and errors == 1
                     self.assertEqual(refused.code == 0, ok, str(refused))
                 if errors and ok:

@@ -138,6 +138,28 @@ class Case(unittest.TestCase):
             pattern(path, offset, length, seed * 1000 + i)
 
 
+class Images(Case):
+    """Tests of one format, FORMAT."""
+
+    FORMAT = None
+
+    def rhea_io(self, path, *commands, args=()):
+        args = [os.environ['RHEA_IO'], '-f', self.FORMAT, *args]
+        for command in commands:
+            args += ['-c', command]
+        return execute(*args, path)
+
+    def io(self, path, *commands, args=()):
+        """COMMANDS, all of which must do well."""
+        result = self.good(self.rhea_io(path, *commands, args=args))
+        self.assertNotIn('failed', result.out, str(result))
+
+    def raw(self, path, *args):
+        """What the guest sees."""
+        self.rhea('convert', '-O', 'raw', *args, path, 'flat')
+        return contents('flat')
+
+
 def without(value, keys):
     """VALUE without the members named KEYS, at any depth."""
     if isinstance(value, dict):
