@@ -349,6 +349,26 @@ class Bundles(tool.Case):
         self.rhea('snapshot', '-d', 'one', 'x.hdd')
         self.assertEqual(len(self.hds()), 1)
 
+    def test_a_deletion_that_was_cut_short(self):
+        self.make()
+        self.rhea('snapshot', '-c', 'one', 'x.hdd')
+        path = 'x.hdd/DiskDescriptor.xml'
+        with open(path, encoding='utf-8') as f:
+            text = f.read()
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(text.replace('<Name>one', '<Temporary/><Name>one'))
+        snapshot, = self.rhea('info', '--output=json', 'x.hdd').json[
+            'snapshots']
+        self.assertEqual(snapshot['name'], snapshot['id'])
+        for which in ('one', snapshot['id']):
+            self.fails(tool.rhea('convert', '-l', which, '-O', 'raw', 'x.hdd',
+                                 'raw'))
+            self.fails(tool.rhea('snapshot', '-a', which, 'x.hdd'))
+        self.fails(tool.rhea('snapshot', '-d', 'one', 'x.hdd'))
+        self.rhea('snapshot', '-d', snapshot['id'], 'x.hdd')
+        self.assertEqual(len(self.hds()), 1)
+        self.rhea('check', 'x.hdd')
+
     def test_what_the_descriptor_has_besides_stays(self):
         self.make()
         path = 'x.hdd/DiskDescriptor.xml'

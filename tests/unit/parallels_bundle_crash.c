@@ -233,6 +233,19 @@ static bool state_is(const struct state *s, const struct rhea_format *f,
     return f->size == s->size && memcmp(guest, s->guest, s->size) == 0;
 }
 
+/* A snapshot whose deletion was cut short cannot be read. */
+static bool judge_temporary(struct folder *d, const char *id)
+{
+    struct rhea_storage *descriptor;
+    struct rhea_format *f = bundle_open(d, &descriptor, 0);
+    bool good = CHECK(f != NULL) &&
+                CHECK_EQ(f->ops->snapshot_load(f, id, &err), -EINVAL);
+    if (f)
+        f->ops->close(f, NULL);
+    rhea_storage_close(descriptor);
+    return good;
+}
+
 static bool judge_snapshots(struct folder *d, struct rhea_format *f,
                             const struct truth *t)
 {
@@ -243,6 +256,10 @@ static bool judge_snapshots(struct folder *d, struct rhea_format *f,
     for (size_t i = 0; good && i < n; i++) {
         struct rhea_storage *descriptor;
         const struct state *s = NULL;
+        if (strcmp(list[i].name, list[i].id) == 0) {
+            good = judge_temporary(d, list[i].id);
+            continue;
+        }
         struct rhea_format *one = bundle_open(d, &descriptor, 0);
         for (size_t k = 0; k < t->n_snapshots; k++)
             if (strcmp(t->snapshots[k].name, list[i].name) == 0)

@@ -201,8 +201,11 @@ int bundle_make_writable(struct bundle *b, struct bundle_file *file,
         rhea_storage_lock(file->storage, RHEA_LOCK_READ, RHEA_LOCK_ALL, err);
     if (!ret)
         ret = file_open(b, file->name, true, &storage, err);
-    if (ret)
+    if (ret) {
+        rhea_storage_lock(file->storage, RHEA_LOCK_READ,
+                          RHEA_LOCK_READ | RHEA_LOCK_UNCHANGED, NULL);
         return ret;
+    }
     if (file->hds) {
         file->hds->ops->close(file->hds, NULL);
         file->hds = NULL;

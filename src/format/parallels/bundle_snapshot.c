@@ -28,7 +28,13 @@
 static bool shot_is_snapshot(const struct bundle *b,
                              const struct prl_shot *shot)
 {
-    return !shot->temporary && !uuid_equal(shot->guid, b->d.top);
+    return !uuid_equal(shot->guid, b->d.top);
+}
+
+/* Of one that is being merged only the id is left. */
+static const char *shot_name(const struct prl_shot *shot)
+{
+    return shot->temporary ? NULL : shot->name;
 }
 
 int bundle_find_snapshot(const struct bundle *b, const char *which,
@@ -39,13 +45,26 @@ int bundle_find_snapshot(const struct bundle *b, const char *which,
     *out = is_guid ? prl_shot_find(&b->d, guid) : NULL;
     for (size_t i = 0; !*out && i < b->d.n_shots; i++) {
         struct prl_shot *shot = &b->d.shots[i];
-        if (shot_is_snapshot(b, shot) && shot->name &&
-            strcmp(shot->name, which) == 0)
+        if (shot_is_snapshot(b, shot) && shot_name(shot) &&
+            strcmp(shot_name(shot), which) == 0)
             *out = shot;
     }
     if (*out && !uuid_equal((*out)->guid, b->d.top))
         return 0;
     return rhea_error_set(err, ENOENT, "there is no snapshot '%.200s'", which);
+}
+
+/* The same, which is to be read. */
+static int shot_find_whole(const struct bundle *b, const char *which,
+                           struct prl_shot **out, struct rhea_error *err)
+{
+    int ret = bundle_find_snapshot(b, which, out, err);
+    if (!ret && (*out)->temporary)
+        ret = rhea_error_set(err, EINVAL,
+                             "the snapshot '%.200s' was being deleted, and may "
+                             "hold anything; it can only be deleted",
+                             which);
+    return ret;
 }
 
 int bundle_snapshot_list(struct rhea_format *f, struct rhea_snapshot **list,
@@ -64,7 +83,7 @@ int bundle_snapshot_list(struct rhea_format *f, struct rhea_snapshot **list,
         uuid_text(shot->guid, id);
         all[count] = (struct rhea_snapshot){
             .id = strdup(id),
-            .name = strdup(shot->name ? shot->name : id),
+            .name = strdup(shot_name(shot) ? shot_name(shot) : id),
             .disk_size = f->size,
             .date = shot->date,
             .icount = UINT64_MAX,
@@ -265,7 +284,7 @@ static int create_check_name(const struct bundle *b,
                               "'%.100s'",
                               what->name);
     for (size_t i = 0; i < b->d.n_shots; i++)
-        if (b->d.shots[i].name && shot_is_snapshot(b, &b->d.shots[i]) &&
+        if (shot_name(&b->d.shots[i]) && shot_is_snapshot(b, &b->d.shots[i]) &&
             strcmp(b->d.shots[i].name, what->name) == 0)
             return rhea_error_set(err, EEXIST,
                                   "there is a snapshot '%.200s' already",
@@ -358,7 +377,7 @@ static int apply_locked(struct bundle *b, const char *which,
     uint8_t guid[UUID_BYTES];
     int ret = new_begin(&new, b, err);
     if (!ret)
-        ret = bundle_find_snapshot(b, which, &shot, err);
+        ret = shot_find_whole(b, which, &shot, err);
     if (ret) {
         new_finish(&new);
         return ret;
@@ -412,7 +431,7 @@ static int load_locked(struct bundle *b, const char *which,
         calloc(b->n_parts + 1, sizeof(struct bundle_file *));
     if (!tops)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    int ret = bundle_find_snapshot(b, which, &shot, err);
+    int ret = shot_find_whole(b, which, &shot, err);
     for (size_t i = 0; !ret && i < b->n_parts; i++)
         ret = bundle_open_chain(b, i, shot->guid, false, &tops[i], err);
     for (size_t i = 0; !ret && i < b->n_parts; i++)
