@@ -99,7 +99,7 @@ static void shapes_keep_their_rules(void)
 static void a_footer_that_was_hidden_is_good(void)
 {
     uint8_t f[VPC_FOOTER] = {0};
-    memcpy(f, VPC_COOKIE, 8);
+    store_be64(f, VPC_COOKIE);
     memcpy(f + VPC_F_CREATOR, "tap", 4);
     store_be32(f + VPC_F_CREATOR_VERSION, 0x00010001);
     CHECK(!vpc_footer_is_good(f));

@@ -22,7 +22,7 @@ enum {
     BATMAP_VERSION = 20,
     BATMAP_CHECKSUM = 24,
 };
-#define BATMAP_COOKIE "tdbatmap"
+#define BATMAP_COOKIE UINT64_C(0x74646261746d6170) /* "tdbatmap" */
 
 /* Where the map cannot be, there is none. */
 int vpc_batmap_find(const struct vpc *v, bool *found, struct vpc_range *header,
@@ -35,7 +35,7 @@ int vpc_batmap_find(const struct vpc *v, bool *found, struct vpc_range *header,
         !range_inside(at, sizeof(h), v->found.file_size))
         return 0;
     int ret = rhea_storage_read(v->base.storage, h, sizeof(h), at, err);
-    if (ret || memcmp(h, BATMAP_COOKIE, 8) != 0)
+    if (ret || load_be64(h) != BATMAP_COOKIE)
         return ret;
     uint64_t offset = load_be64(h + BATMAP_OFFSET);
     uint64_t length = (uint64_t)load_be32(h + BATMAP_SECTORS) * VPC_SECTOR;
@@ -64,7 +64,7 @@ int vpc_batmap_write(struct rhea_storage *storage, uint64_t at, uint64_t blocks,
     RHEA_AUTO_FREE uint8_t *bytes = calloc(1, (size_t)length);
     if (!bytes)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    memcpy(bytes, BATMAP_COOKIE, 8);
+    store_be64(bytes, BATMAP_COOKIE);
     store_be64(bytes + BATMAP_OFFSET, at + VPC_SECTOR);
     store_be32(bytes + BATMAP_SECTORS, (uint32_t)batmap_sectors(blocks));
     store_be32(bytes + BATMAP_VERSION, 0x00010002);

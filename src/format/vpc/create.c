@@ -120,7 +120,7 @@ static int create_parse_child(struct create *c, const struct rhea_create *how,
 static int create_footer(struct create *c, struct rhea_error *err)
 {
     uint8_t *f = c->footer;
-    memcpy(f, VPC_COOKIE, 8);
+    store_be64(f, VPC_COOKIE);
     store_be32(f + VPC_F_FEATURES, 2); /* always set, says the specification */
     store_be32(f + VPC_F_VERSION, 0x00010000);
     store_be64(f + VPC_F_HEADER_AT,
@@ -140,7 +140,7 @@ static void create_header(struct create *c)
 {
     uint8_t *h = c->header;
     uint64_t blocks = div_up(c->shape.size, c->block_size);
-    memcpy(h, VPC_HEADER_COOKIE, 8);
+    store_be64(h, VPC_HEADER_COOKIE);
     store_be64(h + VPC_H_NEXT, VPC_NO_OFFSET);
     store_be64(h + VPC_H_BAT, VPC_BAT_AT);
     store_be32(h + VPC_H_VERSION, 0x00010000);

@@ -50,12 +50,13 @@ static int search_hole(struct rhea_storage *storage, uint64_t size,
 int vpc_footer_search(struct rhea_storage *storage, uint64_t size,
                       struct vpc_copy *copy, struct rhea_error *err)
 {
-    RHEA_AUTO_FREE uint8_t *buf = malloc(SEARCH_BYTES);
     uint64_t end = 0;
-    int ret = buf ? search_hole(storage, size, &end, err)
-                  : rhea_error_set(err, ENOMEM, "out of memory");
+    int ret = search_hole(storage, size, &end, err);
     if (ret || end == size)
         return ret;
+    RHEA_AUTO_FREE uint8_t *buf = malloc(SEARCH_BYTES);
+    if (!buf)
+        return rhea_error_set(err, ENOMEM, "out of memory");
     end = align_down(end, VPC_SECTOR);
     uint64_t n = RHEA_MIN(end, SEARCH_BYTES);
     ret = rhea_storage_read(storage, buf, (size_t)n, end - n, err);

@@ -45,7 +45,7 @@ static bool footer_was_hidden(const uint8_t footer[VPC_FOOTER], uint32_t sum)
 bool vpc_footer_is_good(const uint8_t footer[VPC_FOOTER])
 {
     uint32_t sum = footer_sum(footer, VPC_FOOTER, VPC_F_CHECKSUM);
-    if (memcmp(footer, VPC_COOKIE, 8) != 0)
+    if (load_be64(footer) != VPC_COOKIE)
         return false;
     return load_be32(footer + VPC_F_CHECKSUM) == sum ||
            footer_was_hidden(footer, sum);
@@ -59,7 +59,7 @@ void vpc_footer_seal(uint8_t footer[VPC_FOOTER])
 
 bool vpc_header_is_good(const uint8_t header[VPC_HEADER])
 {
-    return memcmp(header, VPC_HEADER_COOKIE, 8) == 0 &&
+    return load_be64(header) == VPC_HEADER_COOKIE &&
            load_be32(header + VPC_H_CHECKSUM) ==
                footer_sum(header, VPC_HEADER, VPC_H_CHECKSUM);
 }
@@ -80,7 +80,7 @@ static int footer_read(struct rhea_storage *storage, uint64_t at,
         return ret;
     if (vpc_footer_is_good(copy->bytes))
         copy->state = VPC_GOOD;
-    else if (memcmp(copy->bytes, VPC_COOKIE, 8) == 0)
+    else if (load_be64(copy->bytes) == VPC_COOKIE)
         copy->state = VPC_DAMAGED;
     return 0;
 }

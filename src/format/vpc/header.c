@@ -20,7 +20,7 @@ uint32_t vpc_bitmap_bytes(uint32_t block_size)
 static int header_check_kind(struct vpc *v, struct rhea_error *err)
 {
     const uint8_t *h = v->header;
-    if (memcmp(h, VPC_HEADER_COOKIE, 8) != 0)
+    if (load_be64(h) != VPC_HEADER_COOKIE)
         return rhea_error_set(err, EINVAL,
                               "there is no dynamic disk header at offset "
                               "%" PRIu64 ", where the footer says it is",

@@ -31,7 +31,7 @@ enum {
 
 static int vpc_probe(const uint8_t *head, size_t len)
 {
-    return len >= VPC_FOOTER && memcmp(head, VPC_COOKIE, 8) == 0 ? 100 : 0;
+    return len >= VPC_FOOTER && load_be64(head) == VPC_COOKIE ? 100 : 0;
 }
 
 /* A fixed image has nothing else to be told by, so the checksum counts. */

@@ -74,8 +74,9 @@ enum {
 
 enum vpc_type { VPC_FIXED = 2, VPC_DYNAMIC = 3, VPC_DIFFERENCING = 4 };
 
-#define VPC_COOKIE "conectix"
-#define VPC_HEADER_COOKIE "cxsparse"
+/* "conectix", "cxsparse", with which a footer and the header begin. */
+#define VPC_COOKIE UINT64_C(0x636f6e6563746978)
+#define VPC_HEADER_COOKIE UINT64_C(0x6378737061727365)
 #define VPC_NO_OFFSET UINT64_MAX
 #define VPC_UNUSED UINT32_MAX /* an entry of the block allocation table */
 
