@@ -13,6 +13,7 @@ import typing
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 '..', 'tool'))
 import tool  # noqa: E402  pylint: disable=wrong-import-position
+import images_vmdk as vmdk  # noqa: E402  pylint: disable=wrong-import-position
 from tool import MIB, contents  # noqa: E402  pylint: disable=C0413
 
 SPARSE = ['monolithicSparse', 'twoGbMaxExtentSparse']
@@ -338,6 +339,181 @@ def markers(path):
         found.append(Marker(at, size, kind if not size else -1, value))
         at += (12 + size + 511) // 512 if size else 1 + value
     return found, at * 512 == len(data)
+
+
+class Foreign(Vmdk):
+    """Extents by a writer of the tests' own, of kinds that no program here
+    writes; QEMU reads them, too."""
+
+    def scatter(self, seed, size, grain, kinds=(b'',)):
+        """Random grains and zeroes for a disk of SIZE sectors, and what they
+        say: offset, bytes."""
+        rng = random.Random(seed)
+        data = {}
+        for index in range(-(-size // grain)):
+            kind = rng.choice(kinds)
+            if rng.random() < 0.3:
+                data[index] = kind if kind != b'' else \
+                    rng.randbytes(grain * 512)
+        return data
+
+    def apply(self, model, data, grain):
+        for index, what in data.items():
+            at = index * grain * 512
+            n = min(grain * 512, len(model) - at)
+            model[at:at + n] = what[:n] if isinstance(what, bytes) else bytes(n)
+
+    def write(self, name, data):
+        with open(name, 'wb') as f:
+            f.write(data)
+
+    def both_read(self, name, model, theirs=True):
+        if theirs:
+            self.qemu('convert', '-O', 'raw', name, 'theirs')
+            self.assertTrue(contents('theirs') == model, name)
+        self.rhea('convert', '-O', 'raw', name, 'ours')
+        self.assertTrue(contents('ours') == model, name)
+        self.rhea('check', name)
+
+    def test_hosted_extents(self):
+        for seed, (grain, per_table, redundant, kinds) in enumerate([
+                (8, 16, True, (b'',)), (16, 512, True, (b'', vmdk.ZERO)),
+                (1, 128, False, (b'',)), (128, 64, False, (b'', vmdk.ZERO))]):
+            with self.subTest(grain=grain, per_table=per_table):
+                size = 40 * grain + 3
+                data = self.scatter(seed, size, grain, kinds)
+                model = bytearray(size * 512)
+                self.apply(model, data, grain)
+                text = vmdk.descriptor('monolithicSparse',
+                                       [f'RW {size} SPARSE "x"'])
+                self.write('x.vmdk', vmdk.hosted(size, data, grain, per_table,
+                                                 text, redundant))
+                self.both_read('x.vmdk', model)
+                self.model_writes('x.vmdk', model, 5, seed) \
+                    if size > 700 else None
+                self.both_read('x.vmdk', model)
+
+    def test_streams(self):
+        for footer in (True, False):
+            size = 5 * 128 * 512 + 77
+            data = self.scatter(3, size, 128)
+            for index in (2, 3, *range(512, 700)):
+                data.pop(index, None)
+            model = bytearray(size * 512)
+            self.apply(model, data, 128)
+            text = vmdk.descriptor('streamOptimized',
+                                   [f'RDONLY {size} SPARSE "x"'])
+            self.write('x.vmdk', vmdk.stream(size, data, text, footer=footer))
+            self.both_read('x.vmdk', model)
+
+    def snapshot(self, model, seed, make, kind, line, grain, kinds=(b'',)):
+        """One more image over top.vmdk."""
+        size = len(model) // 512
+        data = self.scatter(seed, size, grain, kinds)
+        self.apply(model, data, grain)
+        name = f'disk-{seed:06}'
+        self.write(f'{name}-{line}.vmdk', make(size, data))
+        self.write(f'{name}.vmdk', vmdk.descriptor(
+            kind, [f'RW {size} {line} "{name}-{line}.vmdk"'], 1000 + seed,
+            1000 + seed - 1 if seed > 1 else 1000, f'disk-{seed - 1:06}.vmdk'
+            if seed > 1 else 'disk.vmdk'))
+        return f'{name}.vmdk'
+
+    def test_snapshots_of_esxi(self):
+        size = 9 * MIB
+        model = bytearray(random.Random(1).randbytes(size))
+        self.write('disk-flat.vmdk', model)
+        self.write('disk.vmdk', vmdk.descriptor(
+            'vmfs', [f'RW {size // 512} VMFS "disk-flat.vmdk"'], 1000))
+        makers = {
+            'VMFSSPARSE': ('vmfsSparse', vmdk.cowd, 1, (b'',)),
+            'SESPARSE': ('seSparse', vmdk.sesparse, 8,
+                         (b'', vmdk.ZERO, vmdk.UNMAPPED)),
+        }
+        for seed, line in enumerate(['VMFSSPARSE', 'SESPARSE', 'VMFSSPARSE',
+                                     'SESPARSE'], 1):
+            kind, make, grain, kinds = makers[line]
+            name = self.snapshot(model, seed, make, kind, line, grain, kinds)
+            self.both_read(name, model)
+            self.same('info', name)
+        self.same('info', '--backing-chain', name)
+        # A delta of ESX is written to; the copies beside show what it holds.
+        self.model_writes('disk-000003.vmdk', bytearray(size), 1, 1)
+        self.fails(tool.rhea('map', name), says='content id')
+        shutil.copy('disk-000003.vmdk', 'three.vmdk')
+        model = self.whole('three.vmdk')
+        self.model_writes('three.vmdk', model, 20, 8)
+        self.both_read('three.vmdk', model)
+        result = tool.execute(os.environ['RHEA_IO'], '-c', 'write 0 512',
+                              'disk-000002.vmdk')
+        self.assertIn('SESparse', result.err)
+
+    def whole(self, name):
+        self.qemu('convert', '-O', 'raw', name, 'theirs')
+        return bytearray(contents('theirs'))
+
+    def test_a_journal_that_is_not_replayed(self):
+        data = self.scatter(1, 8192, 8)
+        self.write('x-sesparse.vmdk', vmdk.sesparse(8192, data, replay=1))
+        self.write('x.vmdk', vmdk.descriptor(
+            'seSparse', ['RW 8192 SESPARSE "x-sesparse.vmdk"']))
+        self.fails(tool.rhea('convert', '-O', 'raw', 'x.vmdk', 'out'),
+                   says='journal')
+        self.assertIn('journal to be replayed: true',
+                      self.rhea('info', 'x.vmdk').out)
+
+    def test_deltas_alone_are_refused(self):
+        self.write('cowd.vmdk', vmdk.cowd(100, {0: b'x'}))
+        self.write('sesparse.vmdk', vmdk.sesparse(100, {0: b'x'}))
+        for name in ('cowd.vmdk', 'sesparse.vmdk'):
+            self.fails(tool.rhea('info', name), says='snapshot')
+
+    def test_an_extent_alone(self):
+        self.write('x-s001.vmdk', vmdk.hosted(100, {0: b'x'}))
+        self.rhea('convert', '-O', 'raw', 'x-s001.vmdk', 'out')
+        self.assertEqual(contents('out'), b'x' + bytes(51199))
+        self.write('x.vmdk', vmdk.descriptor(
+            'twoGbMaxExtentSparse', ['RW 100 SPARSE "x-s001.vmdk"'],
+            parent_cid=7, hint='base.vmdk'))
+        self.fails(tool.rhea('convert', '-O', 'raw', 'x-s001.vmdk', 'out'),
+                   says=r"image 'x\.vmdk'")
+
+    def test_extents_of_every_kind_together(self):
+        self.write('flat', bytes(1024) + b'flat'.ljust(51200, b'.'))
+        self.write('sparse', vmdk.hosted(100, {0: b'sparse'}))
+        self.write('x.vmdk', vmdk.descriptor('custom', [
+            'RW 100 FLAT "flat" 2', 'RW 50 ZERO', 'RW 100 SPARSE "sparse"',
+            'NOACCESS 10 FLAT "flat" 2']))
+        model = b'flat'.ljust(51200, b'.') + bytes(25600) + \
+            b'sparse'.ljust(51200, b'\0') + bytes(5120)
+        self.both_read('x.vmdk', model, theirs=False)
+        self.rhea_io('x.vmdk', 'write -P 7 0 51200', 'write -P 8 75k 50k')
+        self.fails_io('x.vmdk', 'write 60k 512')
+        self.fails_io('x.vmdk', 'write 125k 512')
+        self.both_read('x.vmdk', bytes([7]) * 51200 + bytes(25600) +
+                       bytes([8]) * 51200 + bytes(5120), theirs=False)
+
+    def fails_io(self, path, command):
+        result = tool.execute(os.environ['RHEA_IO'], '-c', command, path)
+        self.assertEqual(result.code, 1, str(result))
+
+    def test_names_in_other_encodings(self):
+        self.write('über.vmdk', b'x' * 5120)
+        text = vmdk.descriptor('monolithicFlat',
+                               ['RW 10 FLAT "\xfcber.vmdk" 0'])
+        text = text.decode().replace('UTF-8', 'windows-1252')
+        self.write('x.vmdk', text.encode('latin-1'))
+        self.both_read('x.vmdk', b'x' * 5120, theirs=False)
+
+    def test_changes_that_are_tracked(self):
+        text = vmdk.descriptor('monolithicSparse', ['RW 100 SPARSE "x"'],
+                               more='\nchangeTrackPath="x-ctk.vmdk"')
+        self.write('x.vmdk', vmdk.hosted(100, {0: b'x'}, text=text, version=3))
+        self.rhea('check', 'x.vmdk')
+        self.fails_io('x.vmdk', 'write 0 512')
+        text = text.replace(b'changeTrackPath="x-ctk.vmdk"', b'')
+        self.write('x.vmdk', vmdk.hosted(100, {0: b'x'}, text=text, version=3))
+        self.rhea_io('x.vmdk', 'write 0 512')
 
 
 class Checking(Vmdk):

@@ -52,7 +52,7 @@ static int header_bad(struct rhea_error *err, const char *what, uint64_t value)
 static int header_check_sizes(struct vmdk_header *h, struct rhea_error *err)
 {
     uint64_t max = h->compressed ? VMDK_PACKED_GRAIN_MAX : VMDK_GRAIN_MAX;
-    if (!h->grain_size || h->grain_size > max)
+    if (!is_power_of_2(h->grain_size) || h->grain_size > max)
         return header_bad(err, "the size of a grain", h->grain_size);
     if (!h->table_entries || h->table_entries > VMDK_TABLE_ENTRIES_MAX)
         return header_bad(err, "the number of entries in a grain table",

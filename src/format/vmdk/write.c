@@ -25,7 +25,7 @@ static int write_find(struct vmdk *v, uint64_t offset, uint64_t *len,
     *x = vmdk_find_extent(v, offset);
     *at = offset - (*x)->start;
     *len = RHEA_MIN(*len, (*x)->size - *at);
-    if (!(*x)->writable)
+    if (!(*x)->writable || !(*x)->file)
         return rhea_error_set(err, EACCES,
                               "guest offset %" PRIu64 " is in an extent that "
                               "can only be read",
