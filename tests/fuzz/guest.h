@@ -29,6 +29,9 @@ struct guest {
     bool broken; /* some part could not be read */
 };
 
+/* Where an image's extents may be, besides its own storage. */
+extern struct rhea_storage *guest_other;
+
 /* Take over what F holds. BASE: its backing file is the base file. */
 void guest_load(struct guest *g, struct rhea_format *f, bool base);
 void guest_finish(struct guest *g);
