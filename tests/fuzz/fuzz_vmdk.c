@@ -51,9 +51,9 @@ static int beside_open(struct rhea_format **out,
     FUZZ_REQUIRE(!now.descriptor, "opened twice");
     now.taken = false;
     FUZZ_REQUIRE(!rhea_memory_open(&now.descriptor, INT64_MAX, NULL), "memory");
-    FUZZ_REQUIRE(!rhea_storage_write(now.descriptor, now.text, now.len, 0,
-                                     NULL),
-                 "memory");
+    FUZZ_REQUIRE(
+        !rhea_storage_write(now.descriptor, now.text, now.len, 0, NULL),
+        "memory");
     files.opaque = guest_other = how->storage;
     own.storage = now.descriptor;
     own.files = &files;

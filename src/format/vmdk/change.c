@@ -87,8 +87,9 @@ int vmdk_set_backing(struct rhea_format *f, const char *file,
 
 /* --- Emptying --- */
 
-/* One copy of the grain tables becomes all zeroes; those that follow each other
- * in one go. */
+/* One copy of the grain tables. Those in the metadata in front become all
+ * zeroes, where they follow each other in one go; others are not needed any
+ * more, which their directory says, in the cache. */
 static int empty_tables(struct vmdk_extent *x, bool redundant,
                         struct rhea_error *err)
 {
@@ -99,6 +100,10 @@ static int empty_tables(struct vmdk_extent *x, bool redundant,
         uint64_t table = 0;
         if (i < x->h.n_tables)
             ret = vmdk_table_find(x, i, redundant, &table, err);
+        if (!ret && table + bytes > x->h.overhead) {
+            ret = vmdk_sparse_set_directory(x, redundant, i, 0, err);
+            table = 0;
+        }
         if (ret || (table && table == end)) {
             end += bytes;
             continue;
@@ -111,47 +116,28 @@ static int empty_tables(struct vmdk_extent *x, bool redundant,
     return ret;
 }
 
-/* The end of what is left: the metadata in front, and tables that were added
- * behind. */
-static int empty_end(struct vmdk_extent *x, uint64_t *end,
-                     struct rhea_error *err)
-{
-    uint64_t bytes = (uint64_t)x->h.table_entries * sizeof(uint32_t);
-    *end = x->h.overhead;
-    for (unsigned copy = 0; copy < (x->h.redundant ? 2 : 1); copy++)
-        for (uint64_t i = 0; i < x->h.n_tables; i++) {
-            uint64_t table;
-            int ret = vmdk_table_find(x, i, copy, &table, err);
-            if (ret)
-                return ret;
-            *end = RHEA_MAX(*end, table ? table + bytes : 0);
-        }
-    *end = div_up(*end, x->h.grain_size) * x->h.grain_size;
-    return 0;
-}
-
 /*
- * Order of writes: the tables become zeroes, in any order; flush; the file is
- * cut off. What they led to is in the parent already, so that whatever of it
- * survives a crash, the guest sees the same.
+ * Order of writes: tables become zeroes, and others are dropped, in any order;
+ * flush; the file is cut off. What they led to is in the parent already, so
+ * that whatever of it survives a crash, the guest sees the same.
  */
 static int empty_sparse(struct vmdk_extent *x, struct rhea_error *err)
 {
     struct blocks *b = &x->blocks;
     RHEA_LOCKED(&b->lock);
-    uint64_t end = 0;
+    uint64_t end = div_up(x->h.overhead, x->h.grain_size) * x->h.grain_size;
     int ret = blocks_change_begin(b, err);
     if (ret)
         return ret;
     ret = blocks_begin(b, err);
     if (!ret)
-        ret = empty_end(x, &end, err);
-    if (!ret)
         ret = empty_tables(x, false, err);
     if (!ret && x->h.redundant)
         ret = empty_tables(x, true, err);
+    if (!ret)
+        ret = table_write_back(&x->table, err);
     table_drop(&x->table);
-    x->hole_from = x->hole_to = 0;
+    vmdk_forget_holes(x);
     if (!ret)
         ret = rhea_storage_flush(x->file, err);
     if (!ret)

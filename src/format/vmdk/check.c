@@ -279,16 +279,15 @@ static int check_leaks(struct vmdk_checker *c, unsigned fix,
                        struct rhea_error *err)
 {
     struct vmdk_extent *x = c->x;
-    if (x->h.compressed || x->kind == VMDK_SESPARSE)
+    /* ESX makes room before it is needed. */
+    if (x->h.compressed || x->kind != VMDK_HOSTED)
         return 0;
     uint64_t size = x->h.grain_size, total = c->used.n_bits;
-    /* ESX makes room before it is needed. */
-    if (x->kind == VMDK_COWD)
-        total = RHEA_MIN(total, x->h.free_sector * VMDK_SECTOR / c->unit);
     uint64_t end = RHEA_MIN(bitmap_end(&c->used), total);
     uint64_t cut = div_up(end * c->unit, size) * size;
     uint64_t leaks = check_count_free(c, end);
-    uint64_t tail = total * c->unit > cut ? (total * c->unit - cut) / size : 0;
+    uint64_t tail =
+        total * c->unit > cut ? div_up(total * c->unit - cut, size) : 0;
     if (tail && (fix & RHEA_FIX_LEAKS) && !c->out->corruptions &&
         !c->out->errors) {
         int ret = rhea_storage_truncate(x->file, cut, err);
@@ -307,6 +306,20 @@ static int check_leaks(struct vmdk_checker *c, unsigned fix,
 
 /* --- An extent --- */
 
+/* The metadata in front, also where the header does not count all of it. */
+static void check_use_front(struct vmdk_checker *c)
+{
+    const struct vmdk_header *h = &c->x->h;
+    uint64_t directory = h->n_tables * h->entry_size;
+    check_use(c, 0, RHEA_MIN(h->overhead, c->x->file_size));
+    check_use(c, 0, VMDK_SECTOR);
+    if (h->descriptor)
+        check_use(c, h->descriptor, h->descriptor_size);
+    check_use(c, h->directory, directory);
+    if (h->redundant)
+        check_use(c, h->redundant, directory);
+}
+
 static int check_init(struct vmdk_checker *c, struct rhea_error *err)
 {
     struct vmdk_extent *x = c->x;
@@ -320,12 +333,11 @@ static int check_init(struct vmdk_checker *c, struct rhea_error *err)
         return 0;
     int ret = bitmap_init(&c->used, div_up(x->file_size, c->unit), err);
     if (!ret)
-        check_use(c, 0, RHEA_MIN(x->h.overhead, x->file_size));
+        check_use_front(c);
     return ret;
 }
 
-static int check_extent_parts(struct vmdk_checker *c, unsigned fix,
-                              struct rhea_error *err)
+static int check_pass(struct vmdk_checker *c, struct rhea_error *err)
 {
     int ret = check_init(c, err);
     if (!ret)
@@ -336,46 +348,91 @@ static int check_extent_parts(struct vmdk_checker *c, unsigned fix,
         ret = check_tables(c, err);
     if (!ret)
         ret = check_free_sector(c, err);
-    if (!ret && !c->out->errors)
-        ret = check_leaks(c, fix, err);
     return ret;
 }
 
-/* With the lock held. */
-static int check_sparse(struct vmdk_checker *c, unsigned fix,
-                        struct rhea_error *err)
+static void check_finish(struct vmdk_checker *c)
 {
-    struct vmdk_extent *x = c->x;
-    int ret = fix ? blocks_change_begin(&x->blocks, err) : 0;
-    if (ret)
-        return ret;
-    ret = check_extent_parts(c, fix, err);
-    c->out->total_clusters += div_up(x->size, x->h.grain_size);
-    c->out->image_end = RHEA_MAX(c->out->image_end, c->end);
     free(c->tables[0]);
     free(c->tables[1]);
     bitmap_finish(&c->used);
-    table_drop(&x->table);
-    x->hole_from = x->hole_to = 0;
+    table_drop(&c->x->table);
+    vmdk_forget_holes(c->x);
+}
+
+/* What was put right may be in the way of something else: look again, and keep
+ * quiet of what was told already. */
+static int check_again(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct rhea_check *out = c->out;
+    const struct rhea_check told = *out;
+    struct vmdk_extent *x = c->x;
+    check_finish(c);
+    *out = (struct rhea_check){
+        .corruptions_fixed = told.corruptions_fixed,
+        .progress = told.progress,
+    };
+    *c = (struct vmdk_checker){.x = x, .out = out};
+    int ret = check_pass(c, err);
+    out->finding = told.finding;
+    out->opaque = told.opaque;
+    return ret;
+}
+
+static void check_add(struct rhea_check *sum, const struct rhea_check *one)
+{
+    sum->corruptions += one->corruptions;
+    sum->corruptions_fixed += one->corruptions_fixed;
+    sum->leaks += one->leaks;
+    sum->leaks_fixed += one->leaks_fixed;
+    sum->errors += one->errors;
+    sum->allocated_clusters += one->allocated_clusters;
+    sum->fragmented_clusters += one->fragmented_clusters;
+    sum->compressed_clusters += one->compressed_clusters;
+}
+
+/* With the lock held. */
+static int check_sparse(struct vmdk_extent *x, unsigned fix,
+                        struct rhea_check *check, struct rhea_error *err)
+{
+    struct rhea_check found = {
+        .finding = check->finding,
+        .opaque = check->opaque,
+        .progress = check->progress,
+    };
+    struct vmdk_checker c = {
+        .x = x, .out = &found, .fix = fix & RHEA_FIX_ERRORS};
+    int ret = fix ? blocks_change_begin(&x->blocks, err) : 0;
+    if (ret)
+        return ret;
+    ret = check_pass(&c, err);
+    if (!ret && found.corruptions_fixed)
+        ret = check_again(&c, err);
+    if (!ret && !found.errors)
+        ret = check_leaks(&c, fix, err);
+    check_add(check, &found);
+    check->total_clusters += div_up(x->size, x->h.grain_size);
+    check->image_end = RHEA_MAX(check->image_end, c.end);
+    check_finish(&c);
     if (!fix)
         return ret;
     ret = blocks_change_end(&x->blocks, ret, err);
     /* It was not closed, but is sound. */
-    if (!ret && x->h.unclean && !x->marked && !c->differ &&
-        !c->out->corruptions && !c->out->errors)
+    if (!ret && x->h.unclean && !x->marked && !c.differ && !found.corruptions &&
+        !found.errors)
         ret = vmdk_sparse_mark(x, false, err);
     return ret;
 }
 
-static int check_flat(struct vmdk_checker *c, struct rhea_error *err)
+static int check_flat(const struct vmdk_extent *x, struct rhea_check *check,
+                      struct rhea_error *err)
 {
-    struct vmdk_extent *x = c->x;
     uint64_t size;
     int ret = rhea_storage_size(x->file, &size, err);
     if (ret || range_inside(x->flat_offset, x->size, size))
         return ret;
-    c->out->corruptions++;
-    check_tell(c->out, true,
+    check->corruptions++;
+    check_tell(check, true,
                "the file '%.160s' is cut off: it ends at %" PRIu64
                " and should be at least %" PRIu64 " bytes long",
                x->file->path ? x->file->path : "", size,
@@ -394,16 +451,11 @@ int vmdk_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
                               "only");
     for (size_t i = 0; i < v->n_extents && !ret; i++) {
         struct vmdk_extent *x = &v->extents[i];
-        struct vmdk_checker c = {
-            .x = x,
-            .out = check,
-            .fix = (fix & RHEA_FIX_ERRORS) && x->writable,
-        };
         if (x->has_blocks) {
             RHEA_LOCKED(&x->blocks.lock);
-            ret = check_sparse(&c, x->writable ? fix : 0, err);
+            ret = check_sparse(x, x->writable ? fix : 0, check, err);
         } else if (x->kind == VMDK_FLAT) {
-            ret = check_flat(&c, err);
+            ret = check_flat(x, check, err);
         }
     }
     return ret;

@@ -209,6 +209,13 @@ static int footer_read(struct rhea_storage *file, uint64_t file_size,
     return ret;
 }
 
+/* The descriptor may grow up to what follows it. */
+static void hosted_bound_descriptor(struct vmdk_header *h, uint64_t next)
+{
+    if (next > h->descriptor)
+        h->descriptor_size = RHEA_MIN(h->descriptor_size, next - h->descriptor);
+}
+
 static int hosted_read(struct rhea_storage *file, uint64_t file_size,
                        bool check, uint8_t *p, struct vmdk_header *h,
                        struct rhea_error *err)
@@ -230,6 +237,9 @@ static int hosted_read(struct rhea_storage *file, uint64_t file_size,
     h->at = at;
     h->descriptor = descriptor;
     h->descriptor_size = size;
+    hosted_bound_descriptor(h, h->directory);
+    hosted_bound_descriptor(h, h->redundant);
+    hosted_bound_descriptor(h, h->overhead);
     return ret;
 }
 

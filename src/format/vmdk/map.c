@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/byteorder.h"
 #include "base/checked.h"
@@ -116,18 +117,25 @@ struct span {
     uint64_t table;         /* 0: none */
 };
 
+void vmdk_forget_holes(struct vmdk_extent *x)
+{
+    memset(x->holes, 0, sizeof(x->holes));
+}
+
 bool vmdk_is_hole(struct vmdk_extent *x, uint64_t at, uint64_t bytes)
 {
     if (x->table.n_dirty)
         return false;
-    if (at < x->hole_from || at >= x->hole_to) {
-        uint64_t run = table_zero_run(&x->table, at, x->file_size - at);
-        if (!run)
-            return false;
-        x->hole_from = at;
-        x->hole_to = at + run;
-    }
-    return at + bytes <= x->hole_to;
+    for (unsigned i = 0; i < RHEA_ARRAY_SIZE(x->holes); i++)
+        if (at >= x->holes[i].from && at + bytes <= x->holes[i].to)
+            return true;
+    uint64_t run = table_zero_run(&x->table, at, x->file_size - at);
+    if (run < bytes)
+        return false;
+    unsigned i = x->next_hole++ % RHEA_ARRAY_SIZE(x->holes);
+    x->holes[i].from = at;
+    x->holes[i].to = at + run;
+    return true;
 }
 
 /* Grains from GRAIN on, at most WANT. */
@@ -225,11 +233,26 @@ static bool grain_in_copy(struct vmdk_extent *x, uint64_t grain,
            vmdk_grain_decode(x, p, g) && grain_fits(x, g);
 }
 
+/* How many of LEN bytes are zero, in words of 8. */
+static uint64_t grain_count_none(const uint8_t *entries, uint64_t len)
+{
+    uint64_t at = 0, word;
+    for (; at + sizeof(word) <= len; at += sizeof(word)) {
+        memcpy(&word, entries + at, sizeof(word));
+        if (word)
+            break;
+    }
+    return at;
+}
+
 /* How many of N entries go on with a run whose next grain is G. */
 static uint64_t grain_count(const struct vmdk_extent *x, const uint8_t *entries,
                             uint64_t n, struct vmdk_grain g)
 {
     uint64_t i = 0;
+    /* Most of a table that is not full. */
+    if (g.kind == RHEA_EXTENT_UNALLOCATED)
+        i = grain_count_none(entries, n * x->h.entry_size) / x->h.entry_size;
     for (; i < n; i++, g.host += x->h.grain_size) {
         struct vmdk_grain other;
         if (!vmdk_grain_decode(x, entries + i * x->h.entry_size, &other) ||

@@ -70,6 +70,10 @@ static int open_sparse(struct vmdk_extent *x, struct rhea_error *err)
         ret = rhea_storage_size(x->file, &x->file_size, err);
     if (ret)
         return ret;
+    if (!x->h.capacity)
+        return rhea_error_set(err, EINVAL,
+                              "the extent has only a descriptor, and no bytes "
+                              "of the disk");
     x->kind = x->h.kind;
     if (x->h.compressed && x->writable)
         ret = vmdk_stream_check(x, err);
@@ -156,7 +160,7 @@ static int open_line(struct vmdk *v, const struct descriptor_extent *line,
     if (ret || x->kind == VMDK_ZERO)
         return ret;
     x->file = file;
-    if (!file && !line->name)
+    if (!file && (!line->name || !*line->name))
         return rhea_error_set(
             err, EINVAL, "an extent of type %s has no file's name", line->type);
     if (!file && !v->files)

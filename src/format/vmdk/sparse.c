@@ -75,10 +75,11 @@ static int sparse_tables(struct vmdk_extent *x, uint64_t index,
     return ret;
 }
 
-static int sparse_set_directory(struct vmdk_extent *x, uint64_t directory,
-                                uint64_t index, uint64_t table,
-                                struct rhea_error *err)
+int vmdk_sparse_set_directory(struct vmdk_extent *x, bool redundant,
+                              uint64_t index, uint64_t table,
+                              struct rhea_error *err)
 {
+    uint64_t directory = redundant ? x->h.redundant : x->h.directory;
     uint8_t *p;
     int ret = table_change(&x->table, directory + index * sizeof(uint32_t),
                            sizeof(uint32_t), &p, err);
@@ -121,9 +122,9 @@ static int sparse_add_table(struct vmdk_extent *x, uint64_t index,
     if (!ret)
         ret = blocks_grow(&x->blocks, err);
     if (!ret)
-        ret = sparse_set_directory(x, x->h.directory, index, host, err);
+        ret = vmdk_sparse_set_directory(x, false, index, host, err);
     if (!ret && x->h.redundant)
-        ret = sparse_set_directory(x, x->h.redundant, index, host + bytes, err);
+        ret = vmdk_sparse_set_directory(x, true, index, host + bytes, err);
     return ret;
 }
 
@@ -183,7 +184,7 @@ static int sparse_set(struct vmdk_extent *x, uint64_t block, uint64_t count,
     uint64_t tables[2];
     uint64_t at = block % x->h.table_entries * sizeof(uint32_t);
     int ret = sparse_tables(x, block / x->h.table_entries, tables, err);
-    x->hole_from = x->hole_to = 0;
+    vmdk_forget_holes(x);
     for (unsigned i = 0; !ret && i < 2; i++)
         if (tables[i])
             ret =

@@ -25,6 +25,8 @@ bool vmdk_grain_decode(const struct vmdk_extent *x, const uint8_t *p,
                        struct vmdk_grain *g);
 /* Whether BYTES of the file at AT are a hole. */
 bool vmdk_is_hole(struct vmdk_extent *x, uint64_t at, uint64_t bytes);
+/* After tables were written to. */
+void vmdk_forget_holes(struct vmdk_extent *x);
 /* Entry INDEX of the directory at DIRECTORY: *TABLE is 0 where there is none;
  * not *GOOD: it cannot be right. */
 int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
@@ -38,6 +40,10 @@ int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
 
 /* The second notes zeroes in tables. */
 extern const struct blocks_ops vmdk_sparse_ops, vmdk_zeroed_ops;
+/* Where grain table INDEX is, in the cache. */
+int vmdk_sparse_set_directory(struct vmdk_extent *x, bool redundant,
+                              uint64_t index, uint64_t table,
+                              struct rhea_error *err);
 /* Let the header say that the extent was not closed, or that it was. */
 int vmdk_sparse_mark(struct vmdk_extent *x, bool unclean,
                      struct rhea_error *err);

@@ -38,8 +38,10 @@ enum {
 #define STREAM_NO_TABLE UINT64_MAX
 
 struct vmdk_stream {
-    uint8_t header[HOSTED_HEADER_BYTES]; /* as it stands at the file's start */
-    uint8_t *directory, *table;          /* as in the file */
+    /* As it stands at the file's start, as far as that counts: a footer takes
+     * precedence. */
+    uint8_t header[HOSTED_HEADER_BYTES];
+    uint8_t *directory, *table; /* as in the file */
     uint64_t directory_sectors, table_sectors;
     uint64_t index;   /* of the table; STREAM_NO_TABLE: none */
     bool table_dirty; /* not in the file yet */
@@ -120,7 +122,13 @@ static int stream_load(struct vmdk_extent *x, struct rhea_error *err)
     s->table = calloc(s->table_sectors, VMDK_SECTOR);
     if (!s->directory || !s->table)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    int ret = rhea_storage_read(x->file, s->header, sizeof(s->header), 0, err);
+    int ret =
+        rhea_storage_read(x->file, s->header, sizeof(s->header), x->h.at, err);
+    if (x->h.footer)
+        store_le64(s->header + HOSTED_H_DIRECTORY, HOSTED_AT_END);
+    store_le64(s->header + HOSTED_H_DESCRIPTOR, x->h.descriptor / VMDK_SECTOR);
+    store_le64(s->header + HOSTED_H_DESCRIPTOR_SIZE,
+               x->h.descriptor_size / VMDK_SECTOR);
     if (!ret)
         ret = rhea_storage_read(x->file, s->directory,
                                 (size_t)x->h.n_tables * sizeof(uint32_t),

@@ -84,7 +84,11 @@ struct vmdk_extent {
     struct vmdk_stream *stream; /* of a compressed one; NULL: nothing was
                                    written yet */
     uint64_t file_size;
-    uint64_t hole_from, hole_to; /* of the file: known to be zeroes */
+    /* Holes of the file that were found last, in each copy of the tables. */
+    struct {
+        uint64_t from, to;
+    } holes[2];
+    unsigned next_hole; /* to be replaced */
 };
 
 struct vmdk {
