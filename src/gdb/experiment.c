@@ -108,6 +108,9 @@ void experiment_destroy(struct experiment *e)
             free(e->variables[i]);
     }
     free(e->variables);
+    free(e->description);
+    for (unsigned i = 0; i < NOTE_COUNT; i++)
+        free(e->notes[i]);
     free(e);
 }
 
@@ -551,6 +554,18 @@ int experiment_variable(struct experiment *e, struct packet_cursor c,
     e->variables[n] = v;
     if (out)
         *out = v;
+    return 0;
+}
+
+int experiment_note(struct experiment *e, enum experiment_note which,
+                    const char *text, size_t len, struct rhea_error *err)
+{
+    char *note = strndup(text, len);
+
+    if (!note)
+        return no_memory(err);
+    free(e->notes[which]);
+    e->notes[which] = note;
     return 0;
 }
 

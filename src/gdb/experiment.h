@@ -6,10 +6,11 @@
  * them (qTfP, qTfV).
  *
  * Its other form is text, the lines of the head of gdb's trace files ("Trace
- * File Format"): `tp T...`, `tp A...`, `tsv ...`, and besides `reg ...` lines
- * for the registers. That form lies in the file of trace frames (frames.h),
- * from where QEMU's plugin and `rhea-trace report` load it. So it is untrusted:
- * what is loaded was checked like what came from gdb.
+ * File Format"): `tp T...`, `tp A...`, `tsv ...`, `tdesc ...`, and
+ * besides `reg ...` lines for the registers and `note ...` lines. It lies in
+ * the file of trace frames (frames.h), from where QEMU's plugin and `rhea-trace
+ * report` load it. So it is untrusted: what is loaded was checked like what
+ * came from gdb.
  *
  * Invariants: expressions are verified (ax.h). No two tracepoints have the same
  * number and the same address. A tracepoint's slot, its place in `points`,
@@ -142,8 +143,18 @@ enum {
     VARIABLE_N_BUILTIN = 2,
 };
 
+/* What users say about a run. */
+enum experiment_note {
+    NOTE_USER,  /* who they are */
+    NOTE_START, /* what it is for */
+    NOTE_STOP,  /* why it was stopped */
+    NOTE_COUNT,
+};
+
 struct experiment {
     struct layout layout;
+    char *description;       /* the target's, XML in one piece; NULL: none */
+    char *notes[NOTE_COUNT]; /* NULL: none */
     struct tracepoint **points;
     size_t n_points;
     struct variable **variables; /* by number; NULL: none */
@@ -154,7 +165,8 @@ struct experiment {
 /* Empty but for the builtin variables. */
 int experiment_create(struct experiment **e, struct rhea_error *err);
 void experiment_destroy(struct experiment *e);
-/* QTinit: forget all but the registers and the builtin variables. */
+/* QTinit: forget all but the registers, the target's description, notes and
+ * the builtin variables. */
 void experiment_clear(struct experiment *e);
 
 /* --- from packets -------------------------------------------------------- */
@@ -175,6 +187,10 @@ int experiment_source(struct experiment *e, struct packet_cursor packet,
 int experiment_variable(struct experiment *e, struct packet_cursor packet,
                         struct variable **v, struct rhea_error *err);
 
+/* Keep a note; LEN bytes of text. */
+int experiment_note(struct experiment *e, enum experiment_note which,
+                    const char *text, size_t len, struct rhea_error *err);
+
 /* --- looking at it ------------------------------------------------------- */
 
 /* NULL where there is none. */
@@ -190,8 +206,12 @@ void experiment_drop_last(struct experiment *e);
 int experiment_save(const struct experiment *e, FILE *file);
 /* The lines of one tracepoint, without `tp ` in front. */
 void experiment_save_point(const struct tracepoint *t, FILE *file);
+/* The `tp` lines of all. */
+void experiment_save_points(const struct experiment *e, FILE *file);
 /* What a `tsv` line says, without that word. */
 void experiment_save_variable(const struct variable *v, FILE *file);
+/* The `tdesc` lines. */
+void experiment_save_description(const struct experiment *e, FILE *file);
 /* One line, without the newline, added to E. A line of an unknown kind is
  * -ENOTSUP; a trace file has others besides. */
 int experiment_load_line(struct experiment *e, const char *line, size_t len,

@@ -63,6 +63,25 @@ void experiment_save_variable(const struct variable *v, FILE *file)
     put_hex(file, v->name, strlen(v->name));
 }
 
+void experiment_save_points(const struct experiment *e, FILE *file)
+{
+    for (size_t i = 0; i < e->n_points; i++)
+        save_point(e->points[i], "tp ", file);
+}
+
+void experiment_save_description(const struct experiment *e, FILE *file)
+{
+    const char *p = e->description ? e->description : "";
+
+    while (*p) {
+        size_t len = strcspn(p, "\n");
+
+        fprintf(file, "tdesc %.*s\n", (int)len, p);
+        p += len;
+        p += *p == '\n';
+    }
+}
+
 int experiment_save(const struct experiment *e, FILE *file)
 {
     for (unsigned i = 0; i < e->layout.n; i++) {
@@ -78,8 +97,15 @@ int experiment_save(const struct experiment *e, FILE *file)
         experiment_save_variable(e->variables[i], file);
         fputc('\n', file);
     }
-    for (size_t i = 0; i < e->n_points; i++)
-        save_point(e->points[i], "tp ", file);
+    experiment_save_points(e, file);
+    for (unsigned i = 0; i < NOTE_COUNT; i++) {
+        if (!e->notes[i])
+            continue;
+        fprintf(file, "note %x:", i);
+        put_hex(file, e->notes[i], strlen(e->notes[i]));
+        fputc('\n', file);
+    }
+    experiment_save_description(e, file);
     return ferror(file) ? -ENOMEM : 0;
 }
 
@@ -153,6 +179,42 @@ static int load_register(struct experiment *e, const char *line, size_t len,
                       (unsigned)size, err);
 }
 
+static int load_note(struct experiment *e, struct packet_cursor c,
+                     struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *text = malloc((size_t)(c.end - c.at) + 1);
+    uint64_t which;
+    size_t len;
+
+    if (!text)
+        return rhea_error_errno(err, ENOMEM, "cannot load a note");
+    if (!packet_number(&c, &which) || which >= NOTE_COUNT ||
+        !packet_skip(&c, ":") ||
+        !packet_bytes(&c, text, (size_t)(c.end - c.at), &len) ||
+        !packet_at_end(&c))
+        return rhea_error_set(err, EINVAL, "a note cannot be understood");
+    return experiment_note(e, (enum experiment_note)which, text, len, err);
+}
+
+/* A line of the target's description, behind those before. */
+static int load_description(struct experiment *e, const char *line, size_t len,
+                            struct rhea_error *err)
+{
+    size_t had = e->description ? strlen(e->description) : 0;
+    char *longer;
+
+    if (memchr(line, 0, len))
+        return rhea_error_set(err, EINVAL,
+                              "the target's description cannot be understood");
+    longer = realloc(e->description, had + len + 2);
+    if (!longer)
+        return rhea_error_errno(err, ENOMEM, "cannot load a description");
+    memcpy(longer + had, line, len);
+    memcpy(longer + had + len, "\n", 2);
+    e->description = longer;
+    return 0;
+}
+
 int experiment_load_line(struct experiment *e, const char *line, size_t len,
                          struct rhea_error *err)
 {
@@ -165,6 +227,10 @@ int experiment_load_line(struct experiment *e, const char *line, size_t len,
     }
     if (packet_skip(&c, "tsv "))
         return experiment_variable(e, c, NULL, err);
+    if (packet_skip(&c, "note "))
+        return load_note(e, c, err);
+    if (packet_skip(&c, "tdesc "))
+        return load_description(e, c.at, (size_t)(c.end - c.at), err);
     if (packet_skip(&c, "reg "))
         return load_register(e, c.at, (size_t)(c.end - c.at), err);
     return -ENOTSUP;

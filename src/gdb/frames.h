@@ -112,6 +112,8 @@ struct frames_control {
     uint32_t stop;       /* enum frames_stop */
     uint32_t stop_point; /* gdb's number, for FRAMES_PASS_COUNT and _ERROR */
     uint32_t circular;
+    uint32_t disconnected; /* tracing goes on without gdb */
+    uint32_t reserved;
     char reason[FRAMES_REASON]; /* for FRAMES_ERROR */
 
     /* The experiment: grows with each new text. A plugin compares it with what

@@ -92,7 +92,7 @@ static bool machine_get_variable(void *opaque, unsigned n, int64_t *value)
     if (n == VARIABLE_TIMESTAMP)
         *value = (int64_t)microseconds();
     else if (n == VARIABLE_CPU)
-        *value = h->machine->cpu;
+        *value = h->machine ? h->machine->cpu : 0;
     else
         *value = __atomic_load_n(&frames_variable(h->frames, n)->value,
                                  __ATOMIC_RELAXED);
@@ -447,4 +447,13 @@ enum ax_status hit_print(struct hit *h, const struct expression *x,
     h->text_room = room;
     buf[0] = 0;
     return ax_run(x->code, x->len, &machine_of_hits, h, NULL);
+}
+
+int64_t hit_variable(struct hit *h, unsigned n)
+{
+    int64_t value = 0;
+
+    h->machine = NULL;
+    (void)machine_get_variable(h, n, &value);
+    return value;
 }

@@ -64,4 +64,7 @@ enum ax_status hit_print(struct hit *h, const struct expression *x,
                          const struct hit_machine *machine, char *buf,
                          size_t room);
 
+/* The value that variable N, which is there, has now. */
+int64_t hit_variable(struct hit *h, unsigned n);
+
 #endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The guest as it stands still: the virtual processor that is looked at, its
+ * registers, its memory. Nothing here may be called while it runs.
+ *
+ * What was read is kept until machine_forget, which whoever lets the guest run
+ * or writes to it calls.
+ */
+#ifndef RHEA_GDB_MACHINE_H
+#define RHEA_GDB_MACHINE_H
+
+#include "gdb/description.h"
+#include "gdb/hit.h"
+#include "gdb/memory.h"
+#include "gdb/past.h"
+#include "gdb/stub.h"
+
+enum { MACHINE_THREAD = 32 /* characters of a thread's name, with the zero */ };
+
+/* How the processor runs, which decides what the program counter means. */
+enum machine_bits { MACHINE_16 = 16, MACHINE_32 = 32, MACHINE_64 = 64 };
+
+struct machine {
+    struct stub *stub;
+    const struct layout *layout;
+    struct memory memory;
+    char thread[MACHINE_THREAD]; /* which one; "": whichever the stub has */
+    /* private */
+    uint8_t g[EXPERIMENT_MAX_G];
+    uint8_t there[EXPERIMENT_MAX_REGISTERS / 8]; /* bit a register: it is */
+    bool has_g;
+    int rip, eflags, cs, cr0, cr3, cr4, efer; /* numbers; -1: none */
+    int general[PAST_REGISTERS];
+};
+
+int machine_init(struct machine *m, struct stub *stub,
+                 const struct layout *layout, pid_t pid,
+                 struct rhea_error *err);
+void machine_forget(struct machine *m);
+
+/* Look at another processor; THREAD as in the stub's packets. */
+int machine_select(struct machine *m, const char *thread,
+                   struct rhea_error *err);
+/* The number of the processor, from 0. */
+unsigned machine_cpu(const struct machine *m);
+
+/* Read all registers, if they have not been. */
+int machine_fetch(struct machine *m, struct rhea_error *err);
+/* Register N, after machine_fetch: its bytes; NULL where it is not there. */
+const uint8_t *machine_register(const struct machine *m, unsigned n);
+/* The same as a number, for registers of 8 bytes at most; 0 where it is not
+ * there. */
+uint64_t machine_value(const struct machine *m, int n);
+
+enum machine_bits machine_bits(const struct machine *m);
+/* The address that the processor is at: with the code segment's base, as
+ * breakpoints count. */
+uint64_t machine_pc(const struct machine *m);
+/* The program counter that means ADDRESS. */
+uint64_t machine_pc_for(const struct machine *m, uint64_t address);
+
+/* Guest memory, not over the end of a page; how many bytes could be read. */
+size_t machine_read(struct machine *m, uint64_t address, void *buf, size_t len);
+
+/* For hits at the processor that is looked at. */
+struct hit_machine machine_for_hit(struct machine *m, uint64_t pc);
+
+/* Whether the instruction at the program counter is one that can be done here;
+ * then *P is what comes of it. */
+bool machine_past(struct machine *m, struct past *p);
+/* Queue the packets that make it so, the program counter included; their
+ * answers are OK. Returns how many. */
+unsigned machine_queue_past(struct machine *m, const struct past *p);
+
+#endif

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT */
+#include "gdb/session.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "gdb/session_packets.h"
+#include "gdb/session_run.h"
+
+/* --- life ---------------------------------------------------------------- */
+
+static int fetch_description(void *opaque, const char *annex, char **text,
+                             size_t *len, struct rhea_error *err)
+{
+    struct session *s = opaque;
+
+    return stub_transfer(&s->stub, "features", annex, text, len, err);
+}
+
+/* Whether the stub is QEMU's, and which accelerator it has. */
+static int find_out(struct session *s, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *text = NULL;
+    const char *reply;
+    int ret = stub_callf(&s->stub, &reply, err, "qqemu.sstepbits");
+
+    if (ret < 0)
+        return ret;
+    s->is_qemu = reply[0] == 'E' && strstr(reply, "ENABLE=") == reply;
+    if (!s->is_qemu)
+        return 0;
+    if (stub_monitor(&s->stub, "info kvm", &text, err) == 0)
+        s->is_kvm = strstr(text, "enabled") != NULL;
+    return s->stub.wire.dead ? -EPROTO : 0;
+}
+
+/* The guest was running when we connected, which has stopped it. */
+static bool was_running(struct session *s)
+{
+    RHEA_AUTO_FREE char *text = NULL;
+
+    return s->is_qemu &&
+           stub_monitor(&s->stub, "info status", &text, NULL) == 0 &&
+           !strstr(text, "prelaunch") && !strstr(text, "inmigrate") &&
+           !strstr(text, "postmigrate") && !strstr(text, "shutdown");
+}
+
+static int open_stub(struct session *s, struct rhea_error *err)
+{
+    pid_t pid;
+    int ret = stub_open(&s->stub, s->how.stub, s->how.timeout, err);
+
+    if (ret == 0)
+        ret = description_load(&s->description, fetch_description, s, err);
+    if (ret == 0)
+        ret = find_out(s, err);
+    if (ret < 0)
+        return ret;
+    pid = s->how.child ? s->how.child : memory_peer(s->stub.wire.fd);
+    ret = machine_init(&s->machine, &s->stub, &s->description.layout,
+                       s->is_qemu ? pid : 0, err);
+    if (ret == 0 && s->how.resume)
+        s->was_running = was_running(s);
+    return ret;
+}
+
+int session_open(struct session *s, const struct session_how *how,
+                 struct rhea_error *err)
+{
+    int ret;
+
+    *s = (struct session){.how = *how,
+                          .listener = -1,
+                          .frame = -1,
+                          .gdb = {.fd = -1, .dead = true}};
+    ret = open_stub(s, err);
+    if (ret == 0)
+        ret = tracer_init(&s->tracer, &s->machine, &s->description, how->file,
+                          how->limit, err);
+    if (ret == 0 && (how->way == SESSION_HARDWARE ||
+                     (how->way == SESSION_AUTO && s->is_kvm)))
+        s->tracer.way = &way_hardware;
+    if (ret == 0)
+        ret = wire_listen(how->listen, &s->listener, s->address,
+                          sizeof(s->address), err);
+    if (ret < 0)
+        session_close(s);
+    return ret;
+}
+
+void session_close(struct session *s)
+{
+    if (s->listener >= 0)
+        close(s->listener);
+    if (s->address[0] && strchr(s->address, '/'))
+        unlink(s->address);
+    if (s->tracer.frames)
+        tracer_finish(&s->tracer);
+    stub_close(&s->stub);
+    wire_finish(&s->gdb);
+    packet_text_finish(&s->reply);
+    free(s->lines);
+    description_finish(&s->description);
+    *s = (struct session){.listener = -1, .gdb = {.fd = -1, .dead = true}};
+}
+
+int session_accept(struct session *s, int fd)
+{
+    if (wire_init(&s->gdb, fd, false, NULL) < 0)
+        return -ENOMEM;
+    s->gdb_serial++;
+    s->packet_waits = false;
+    s->frame = -1;
+    return 0;
+}
+
+/* --- packets ------------------------------------------------------------- */
+
+const struct session_packet *session_find(const struct session_packet *list,
+                                          const char *packet, size_t len)
+{
+    for (; list->name; list++) {
+        size_t n = strlen(list->name);
+
+        if (len >= n && !memcmp(packet, list->name, n) &&
+            (!list->exact || len == n))
+            return list;
+    }
+    return NULL;
+}
+
+int session_ok(struct session *s)
+{
+    packet_puts(&s->reply, "OK");
+    return 0;
+}
+
+int session_refuse(struct session *s, const struct rhea_error *err)
+{
+    packet_text_clear(&s->reply);
+    packet_printf(&s->reply, "E.%s", err->text);
+    return 0;
+}
+
+int session_forward(struct session *s, const char *packet, size_t len,
+                    struct rhea_error *err)
+{
+    const char *reply;
+    size_t reply_len;
+    int ret = stub_call(&s->stub, packet, len, &reply, &reply_len, err);
+
+    /* Of a monitor's command there is an answer for each piece of output. */
+    while (ret == 0 && !strncmp(packet, "qRcmd,", 6) && reply[0] == 'O' &&
+           reply[1] != 'K') {
+        wire_queue(&s->gdb, reply, reply_len);
+        ret = stub_answer(&s->stub, &reply, &reply_len, err);
+    }
+    if (ret == 0)
+        packet_put(&s->reply, reply, reply_len);
+    return ret;
+}
+
+static int answer(struct session *s, struct rhea_error *err)
+{
+    if (s->reply.failed)
+        s->gdb.dead = true;
+    else
+        wire_queue(&s->gdb, s->reply.data ? s->reply.data : "", s->reply.len);
+    (void)err;
+    (void)wire_flush(&s->gdb, s->how.timeout, NULL);
+    return 0;
+}
+
+static int run_on(struct session *s, struct rhea_error *err)
+{
+    const char *packet = s->stub.vcont ? "vCont;c" : "c";
+
+    s->was_running = false;
+    return session_run(s, packet, strlen(packet), err);
+}
+
+static int resume(struct session *s, const char *packet, size_t len,
+                  struct rhea_error *err)
+{
+    unsigned serial = s->gdb_serial;
+    int ret;
+
+    if (s->frame >= 0) {
+        packet_puts(&s->reply, "E.a trace frame does not run: `tfind none`");
+        return answer(s, err);
+    }
+    ret = session_run(s, packet, len, err);
+    if (ret < 0 || s->gdb.fd < 0 || serial != s->gdb_serial)
+        return ret;
+    packet_puts(&s->reply, s->stub.stop);
+    return answer(s, err);
+}
+
+static int handle(struct session *s, const char *packet, size_t len,
+                  struct rhea_error *err)
+{
+    const struct session_packet *p = NULL;
+    int ret;
+
+    packet_text_clear(&s->reply);
+    if (s->frame >= 0)
+        p = session_find(session_look_packets, packet, len);
+    if (!p)
+        p = session_find(session_trace_packets, packet, len);
+    if (!p)
+        p = session_find(session_base_packets, packet, len);
+    if (!p && session_is_resume(packet, len))
+        return resume(s, packet, len, err);
+    if (p) {
+        size_t n = strlen(p->name);
+
+        ret =
+            p->handle(s, packet_cursor(packet + n, len - n), packet, len, err);
+    } else {
+        ret = session_forward(s, packet, len, err);
+    }
+    if (ret < 0 && !s->stub.wire.dead)
+        ret = session_refuse(s, err);
+    if (ret == 0)
+        ret = answer(s, err);
+    if (ret >= 0 && s->leaving) {
+        /* It runs on while gdb makes up its mind to close the connection, or
+         * has another wish. */
+        s->leaving = false;
+        return run_on(s, err);
+    }
+    return ret < 0 ? ret : 0;
+}
+
+/* A copy, since the reader's buffer is used by what comes next. */
+static int handle_waiting(struct session *s, struct rhea_error *err)
+{
+    RHEA_AUTO_FREE char *packet = malloc(s->gdb.in.len + 1);
+    size_t len = s->gdb.in.len;
+
+    s->packet_waits = false;
+    if (!packet)
+        return rhea_error_errno(err, ENOMEM, "cannot answer gdb");
+    memcpy(packet, s->gdb.in.data, len + 1);
+    return handle(s, packet, len, err);
+}
+
+/* --- serving ------------------------------------------------------------- */
+
+/* gdb went while the guest stood still. */
+static int lose_gdb(struct session *s, struct rhea_error *err)
+{
+    struct tracer *t = &s->tracer;
+
+    wire_finish(&s->gdb);
+    s->frame = -1;
+    s->packet_waits = false;
+    breaks_remove_gdb(&t->breaks);
+    if (tracer_is_running(t) && frames_control(t->frames)->disconnected)
+        s->was_running = true;
+    else
+        tracer_stop(t, FRAMES_DISCONNECTED);
+    return breaks_sync(&t->breaks, &s->stub, NULL, err);
+}
+
+/* Wait until FD has something, while the guest stands still. */
+static int wait_for(struct session *s, int fd, struct rhea_error *err)
+{
+    struct pollfd p[2] = {{.fd = fd, .events = POLLIN},
+                          {.fd = s->stub.wire.fd, .events = POLLIN}};
+    enum packet_event event;
+
+    if (s->how.stop && *s->how.stop)
+        return -EINTR;
+    if (ppoll(p, 2, NULL, s->how.signals) < 0)
+        return errno == EINTR ? 0 : -errno;
+    if (p[1].revents) {
+        /* It has nothing to say now, so it is going; or it tells of a stop that
+         * we know of. */
+        int ret = wire_fill(&s->stub.wire, err);
+
+        if (ret == -ECONNRESET)
+            return ret;
+        while ((event = wire_next(&s->stub.wire)) != PACKET_NONE)
+            ;
+    }
+    return p[0].revents ? 1 : 0;
+}
+
+static int serve_nobody(struct session *s, struct rhea_error *err)
+{
+    int ret, fd;
+
+    if (s->was_running)
+        return run_on(s, err);
+    ret = wait_for(s, s->listener, err);
+    if (ret <= 0)
+        return ret;
+    fd = accept(s->listener, NULL, NULL);
+    if (fd >= 0)
+        (void)session_accept(s, fd);
+    return 0;
+}
+
+static int serve_gdb(struct session *s, struct rhea_error *err)
+{
+    enum packet_event event;
+    int ret;
+
+    if (s->packet_waits)
+        return handle_waiting(s, err);
+    event = wire_next(&s->gdb);
+    if (event == PACKET_DATA)
+        return handle_waiting(s, err);
+    if (event == PACKET_NACK && !s->gdb.no_ack)
+        wire_queue_bytes(&s->gdb, s->gdb.last.data, s->gdb.last.len);
+    if (event != PACKET_NONE)
+        return 0;
+    if (wire_flush(&s->gdb, s->how.timeout, NULL) < 0)
+        return lose_gdb(s, err);
+    ret = wait_for(s, s->gdb.fd, err);
+    if (ret > 0 && wire_fill(&s->gdb, NULL) == -ECONNRESET)
+        return lose_gdb(s, err);
+    return ret < 0 ? ret : 0;
+}
+
+int session_serve(struct session *s, struct rhea_error *err)
+{
+    int ret = 0;
+
+    if (s->how.ready)
+        s->how.ready(s->how.opaque, s->address);
+    while (ret == 0)
+        ret = s->gdb.fd < 0 ? serve_nobody(s, err) : serve_gdb(s, err);
+    /* The guest has ended. */
+    if (s->stub.wire.dead && ret == -ECONNRESET)
+        return 0;
+    return ret;
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * gdb on one side, the stub on the other, and tracing in between. Packets that
+ * are not about tracing pass through; while the guest runs, stops that are only
+ * tracepoints' are handled here and gdb hears nothing of them.
+ *
+ * One thread does it all. The guest is either stopped, and then gdb's packets
+ * are answered one after the other; or it runs (session_run.c), and then
+ * whatever comes first is waited for: a stop, gdb's interrupt, another gdb.
+ *
+ * Life: session_open, session_serve, session_close.
+ */
+#ifndef RHEA_GDB_SESSION_H
+#define RHEA_GDB_SESSION_H
+
+#include <signal.h>
+
+#include "gdb/tracer.h"
+
+enum session_way { SESSION_AUTO, SESSION_STUB, SESSION_HARDWARE };
+
+struct session_how {
+    const char *stub;   /* its address */
+    const char *listen; /* for gdb */
+    const char *file;   /* of trace frames, which must not be there */
+    uint64_t limit;     /* bytes of frames */
+    enum session_way way;
+    pid_t child; /* QEMU, where it is ours: ends with us and we with it;
+                    0: none */
+    bool resume; /* let the guest run until gdb comes */
+    int timeout; /* ms, of the stub's answers */
+    /* Serving ends when it becomes true, set by a handler of signals that are
+     * blocked but while we wait, when SIGNALS is the mask. */
+    const volatile sig_atomic_t *stop;
+    const sigset_t *signals;
+    /* Told once, when gdb can connect. */
+    void (*ready)(void *opaque, const char *address);
+    void *opaque;
+};
+
+/* What the guest was asked to do. */
+struct request {
+    char text[512];                /* the packet */
+    char stepping[MACHINE_THREAD]; /* the thread that steps; "": none */
+    bool reverse;
+};
+
+struct session {
+    struct session_how how;
+    struct stub stub;
+    struct description description;
+    struct machine machine;
+    struct tracer tracer;
+    int listener;
+    char address[256]; /* where we listen */
+    struct wire gdb;   /* fd -1: none is connected */
+    bool is_qemu, is_kvm;
+    unsigned gdb_serial; /* of that connection */
+    bool packet_waits;   /* a packet of gdb's came while the guest ran, and is
+                            in gdb.in */
+    bool leaving;        /* gdb has detached: its connection ends */
+    bool was_running;    /* without gdb, the guest is to run */
+    int64_t frame;       /* the one gdb looks at; -1: none, the guest */
+    struct packet_text reply;
+    /* Text of answers that come in pieces (qTfP and so on). */
+    char *lines, *next_line;
+    /* Where qTBuffer went on, see session_export.c. */
+    struct {
+        uint64_t frame, offset; /* the frame, and where it begins */
+        uint64_t run;
+    } export;
+    /* Read-only regions that gdb told of (QTro). */
+    struct {
+        uint64_t start, end;
+    } read_only[256];
+    unsigned n_read_only;
+};
+
+int session_open(struct session *s, const struct session_how *how,
+                 struct rhea_error *err);
+/* Until the stub is gone (0), a signal (-EINTR) or a failure. */
+int session_serve(struct session *s, struct rhea_error *err);
+void session_close(struct session *s);
+
+/* --- between the parts --------------------------------------------------- */
+
+/* What a handler of a packet gets: what stands behind its name; PACKET is the
+ * whole. It puts its answer into s->reply and returns 0, or has none (1). */
+typedef int session_handler(struct session *s, struct packet_cursor rest,
+                            const char *packet, size_t len,
+                            struct rhea_error *err);
+
+struct session_packet {
+    const char *name;
+    bool exact; /* nothing may follow */
+    session_handler *handle;
+};
+
+extern const struct session_packet session_trace_packets[];
+extern const struct session_packet session_look_packets[];
+/* The handler of a packet; NULL: it goes to the stub. */
+const struct session_packet *session_find(const struct session_packet *list,
+                                          const char *packet, size_t len);
+
+/* Pass a packet on and its answer back. */
+int session_forward(struct session *s, const char *packet, size_t len,
+                    struct rhea_error *err);
+/* Answers. An error's text is what gdb shows. */
+int session_ok(struct session *s);
+int session_refuse(struct session *s, const struct rhea_error *err);
+
+/* Whether PACKET makes the guest run. */
+bool session_is_resume(const char *packet, size_t len);
+/* Let it run as PACKET says, until it has stopped so that gdb is to know, or
+ * another gdb has come, or the one that was there is gone (s->gdb_serial and
+ * s->gdb.fd). The stop is s->stub.stop. */
+int session_run(struct session *s, const char *packet, size_t len,
+                struct rhea_error *err);
+/* A connection to our socket is gdb's. Takes FD over. */
+int session_accept(struct session *s, int fd);
+
+/* --- handlers in other files ---------------------------------------------- */
+
+/* session_look.c: QTFrame, qTV, qXfer:traceframe-info. */
+session_handler session_find_frame, session_variable_value, session_frame_info;
+/* session_export.c: qTBuffer, QTSave. */
+session_handler session_buffer, session_save;
+
+#endif

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: MIT */
+#include "gdb/tracer.h"
+
+#include <errno.h>
+
+#include "base/checked.h"
+
+int tracer_init(struct tracer *t, struct machine *machine,
+                const struct description *description, const char *path,
+                uint64_t limit, struct rhea_error *err)
+{
+    int ret;
+
+    *t = (struct tracer){.machine = machine, .way = &way_stub};
+    ret = experiment_create(&t->experiment, err);
+    if (ret == 0) {
+        t->experiment->layout = *machine->layout;
+        t->experiment->description = strdup(description->text);
+        ret = frames_create(&t->frames, path, limit, err);
+    }
+    if (ret == 0)
+        ret = frames_publish(t->frames, t->experiment, err);
+    if (ret == 0)
+        ret = hit_init(&t->hit, t->frames, t->experiment, err);
+    if (ret < 0)
+        tracer_finish(t);
+    return ret;
+}
+
+void tracer_finish(struct tracer *t)
+{
+    hit_finish(&t->hit);
+    frames_close(t->frames);
+    experiment_destroy(t->experiment);
+    breaks_finish(&t->breaks);
+    *t = (struct tracer){0};
+}
+
+bool tracer_is_running(const struct tracer *t)
+{
+    return frames_is_running(frames_control(t->frames));
+}
+
+/* --- tracepoints in and out ---------------------------------------------- */
+
+static bool is_inserted(const struct tracer *t, const struct tracepoint *p)
+{
+    return t->inserted[p->slot / 8] >> (p->slot % 8) & 1;
+}
+
+static int insert(struct tracer *t, const struct tracepoint *p,
+                  struct rhea_error *err)
+{
+    int ret = is_inserted(t, p) ? 0 : t->way->insert(t, p, err);
+
+    if (ret == 0)
+        t->inserted[p->slot / 8] |= (uint8_t)(1u << (p->slot % 8));
+    return ret;
+}
+
+static void take_out(struct tracer *t, const struct tracepoint *p)
+{
+    if (!is_inserted(t, p))
+        return;
+    t->way->remove(t, p);
+    t->inserted[p->slot / 8] &= (uint8_t) ~(1u << (p->slot % 8));
+}
+
+static void take_all_out(struct tracer *t)
+{
+    for (size_t i = 0; i < t->experiment->n_points; i++)
+        take_out(t, t->experiment->points[i]);
+    t->active = false;
+    t->n_stepping = 0;
+}
+
+/* Make the stub have what is wanted; what it refuses ends tracing, or does not
+ * let it begin. */
+static int sync(struct tracer *t, struct rhea_error *err)
+{
+    return breaks_sync(&t->breaks, t->machine->stub, NULL, err);
+}
+
+void tracer_clear(struct tracer *t)
+{
+    tracer_stop(t, FRAMES_STOPPED);
+    take_all_out(t);
+    experiment_clear(t->experiment);
+    frames_clear(t->frames);
+    (void)frames_publish(t->frames, t->experiment, NULL);
+    t->n_counted = 0;
+}
+
+int tracer_start(struct tracer *t, struct rhea_error *err)
+{
+    int ret = frames_publish(t->frames, t->experiment, err);
+
+    for (size_t i = 0; i < t->experiment->n_points && ret == 0; i++)
+        if (t->experiment->points[i]->enabled)
+            ret = insert(t, t->experiment->points[i], err);
+    if (ret == 0)
+        ret = sync(t, err);
+    if (ret == 0)
+        ret = frames_start(t->frames, t->experiment, err);
+    if (ret < 0) {
+        take_all_out(t);
+        (void)sync(t, NULL);
+        return ret;
+    }
+    t->active = true;
+    t->n_counted = 0;
+    return 0;
+}
+
+void tracer_stop(struct tracer *t, enum frames_stop reason)
+{
+    frames_stop(t->frames, reason, 0, NULL);
+    tracer_settle(t);
+}
+
+void tracer_settle(struct tracer *t)
+{
+    if (t->active && !tracer_is_running(t))
+        take_all_out(t);
+}
+
+void tracer_suspend(struct tracer *t, bool suspend)
+{
+    for (size_t i = 0; i < t->experiment->n_points; i++) {
+        const struct tracepoint *p = t->experiment->points[i];
+
+        if (!is_inserted(t, p))
+            continue;
+        if (suspend)
+            t->way->remove(t, p);
+        else if (t->way->insert(t, p, NULL) < 0)
+            tracer_stop(t, FRAMES_STOPPED); /* want of memory */
+    }
+}
+
+int tracer_install(struct tracer *t, struct tracepoint *p,
+                   struct rhea_error *err)
+{
+    int ret;
+
+    if (!tracer_is_running(t))
+        return 0;
+    ret = frames_publish(t->frames, t->experiment, err);
+    if (ret == 0 && p->enabled)
+        ret = insert(t, p, err);
+    if (ret == 0)
+        ret = sync(t, err);
+    if (ret < 0) {
+        take_out(t, p);
+        (void)sync(t, NULL);
+    }
+    return ret;
+}
+
+int tracer_enable(struct tracer *t, struct tracepoint *p, bool on,
+                  struct rhea_error *err)
+{
+    int ret = 0;
+
+    if (on && tracer_is_running(t))
+        ret = insert(t, p, err);
+    else if (!on)
+        take_out(t, p);
+    if (ret == 0)
+        ret = sync(t, err);
+    if (ret < 0) {
+        take_out(t, p);
+        return ret;
+    }
+    __atomic_store_n(&frames_point(t->frames, p->slot)->enabled, on,
+                     __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* --- hits ---------------------------------------------------------------- */
+
+static struct counted *find_counted(const struct tracer *t, const char *thread)
+{
+    for (size_t i = 0; i < t->n_counted; i++)
+        if (!strcmp(t->counted[i].thread, thread))
+            return (struct counted *)&t->counted[i];
+    return NULL;
+}
+
+bool tracer_is_counted(const struct tracer *t, const char *thread, uint64_t *pc)
+{
+    const struct counted *c = find_counted(t, thread);
+
+    if (c)
+        *pc = c->pc;
+    return c != NULL;
+}
+
+void tracer_departed(struct tracer *t, const char *thread)
+{
+    struct counted *c = thread ? find_counted(t, thread) : NULL;
+
+    if (!thread)
+        t->n_counted = 0;
+    else if (c)
+        *c = t->counted[--t->n_counted];
+}
+
+static void note_counted(struct tracer *t, const char *thread, uint64_t pc)
+{
+    struct counted *c = find_counted(t, thread);
+
+    if (!c && t->n_counted < TRACER_MAX_THREADS) {
+        c = &t->counted[t->n_counted++];
+        snprintf(c->thread, sizeof(c->thread), "%s", thread);
+    }
+    if (c)
+        c->pc = pc;
+}
+
+static void note_stepping(struct tracer *t, const struct tracepoint *p)
+{
+    struct stepping *s = &t->stepping[t->n_stepping];
+
+    if (t->n_stepping == TRACER_MAX_THREADS)
+        return;
+    *s = (struct stepping){.point = p, .left = p->step_count};
+    snprintf(s->thread, sizeof(s->thread), "%s", t->machine->thread);
+    t->n_stepping++;
+}
+
+void tracer_arrive(struct tracer *t, uint64_t pc)
+{
+    struct hit_machine m = machine_for_hit(t->machine, pc);
+    uint64_t counted;
+    bool any = false;
+
+    if (!t->active ||
+        (tracer_is_counted(t, t->machine->thread, &counted) && counted == pc))
+        return;
+    for (size_t i = 0; i < t->experiment->n_points; i++) {
+        const struct tracepoint *p = t->experiment->points[i];
+
+        if (p->address != pc || !is_inserted(t, p))
+            continue;
+        any = true;
+        if (hit_run(&t->hit, p, &m) == HIT_STORED && p->step_count)
+            note_stepping(t, p);
+    }
+    if (any)
+        note_counted(t, t->machine->thread, pc);
+}
+
+bool tracer_is_stepping(const struct tracer *t, const char *thread)
+{
+    for (size_t i = 0; i < t->n_stepping; i++)
+        if (!strcmp(t->stepping[i].thread, thread))
+            return true;
+    return false;
+}
+
+void tracer_step(struct tracer *t, uint64_t pc)
+{
+    struct hit_machine m = machine_for_hit(t->machine, pc);
+    size_t kept = 0;
+
+    for (size_t i = 0; i < t->n_stepping; i++) {
+        struct stepping s = t->stepping[i];
+
+        if (!strcmp(s.thread, t->machine->thread)) {
+            s.left--;
+            if (hit_step(&t->hit, s.point, s.left == 0, &m) != HIT_STORED)
+                s.left = 0;
+        }
+        if (s.left)
+            t->stepping[kept++] = s;
+    }
+    t->n_stepping = kept;
+}
+
+/* --- ways ---------------------------------------------------------------- */
+
+static int stub_insert(struct tracer *t, const struct tracepoint *p,
+                       struct rhea_error *err)
+{
+    return breaks_trace(&t->breaks, BREAK_SOFTWARE, p->address, err);
+}
+
+static void stub_remove(struct tracer *t, const struct tracepoint *p)
+{
+    breaks_untrace(&t->breaks, BREAK_SOFTWARE, p->address);
+}
+
+const struct way way_stub = {
+    .name = "stub",
+    .text = "breakpoints of QEMU's stub",
+    .insert = stub_insert,
+    .remove = stub_remove,
+    .counts_stops = true,
+};
+
+static int hardware_insert(struct tracer *t, const struct tracepoint *p,
+                           struct rhea_error *err)
+{
+    return breaks_trace(&t->breaks, BREAK_HARDWARE, p->address, err);
+}
+
+static void hardware_remove(struct tracer *t, const struct tracepoint *p)
+{
+    breaks_untrace(&t->breaks, BREAK_HARDWARE, p->address);
+}
+
+const struct way way_hardware = {
+    .name = "hardware",
+    .text = "hardware breakpoints, under KVM",
+    .insert = hardware_insert,
+    .remove = hardware_remove,
+    .counts_stops = true,
+};
