@@ -92,9 +92,10 @@ const char *ax_status_text(enum ax_status status);
 /*
  * For `print`: write FORMAT, as C's printf with gdb's length modifiers, to BUF,
  * at most ROOM bytes with the zero; returns the length. Understands %d %i %u %x
- * %X %o %c %p %s %% with flags, width, precision, hh h l ll z t j; what it does
- * not understand it prints as it stands. The string of a %s is read by STRING,
- * up to ROOM bytes, which returns its length.
+ * %X %o %c %p %s %% with flags, width, precision, hh h l ll z t j, and C's
+ * escapes but for numbers; what it does not understand it prints as it stands.
+ * The string of a %s is read by STRING, up to ROOM bytes, which returns its
+ * length.
  */
 size_t ax_format(char *buf, size_t room, const char *format,
                  unsigned n_arguments, const uint64_t *arguments,

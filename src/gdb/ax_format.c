@@ -185,6 +185,22 @@ static void put_directive(struct formatter *f, const struct directive *d,
         put_number(f, d, argument);
 }
 
+/* A backslash and what follows it; how many characters. gdb leaves escapes as
+ * they were typed. */
+static size_t put_escape(struct formatter *f, const char *p)
+{
+    static const char letters[] = "abefnrtv\\\"'";
+    static const char meant[] = "\a\b\033\f\n\r\t\v\\\"'";
+    const char *found = p[1] ? strchr(letters, p[1]) : NULL;
+
+    if (!found) {
+        put(f, p, 1);
+        return 1;
+    }
+    put(f, &meant[found - letters], 1);
+    return 2;
+}
+
 size_t ax_format(char *buf, size_t room, const char *format,
                  unsigned n_arguments, const uint64_t *arguments,
                  size_t (*string)(void *opaque, uint64_t address, char *buf,
@@ -195,13 +211,17 @@ size_t ax_format(char *buf, size_t room, const char *format,
     unsigned used = 0;
 
     while (*format) {
-        size_t len = strcspn(format, "%");
+        size_t len = strcspn(format, "%\\");
         struct directive d;
 
         put(&f, format, len);
         format += len;
         if (!*format)
             break;
+        if (*format == '\\') {
+            format += put_escape(&f, format);
+            continue;
+        }
         d = parse(format);
         if (d.letter == '%' && d.len) {
             put(&f, "%", 1);

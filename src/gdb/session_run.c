@@ -490,6 +490,8 @@ static int judge_trap(struct session *s, struct running *r,
     report = at_breakpoint_of_gdb(s, pc, &of_gdb);
     report |= !strcmp(stop->thread, r->request.stepping) && !own_step;
     report |= !traced && !of_gdb && !own_step;
+    if (!report && of_gdb)
+        tracer_stand(&s->tracer, pc);
     if (!report && r->request.stepping[0] && !own_step) {
         ret = has_stepped(s, r, &has, err);
         if (ret < 0)

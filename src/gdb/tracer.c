@@ -206,8 +206,9 @@ void tracer_departed(struct tracer *t, const char *thread)
         *c = t->counted[--t->n_counted];
 }
 
-static void note_counted(struct tracer *t, const char *thread, uint64_t pc)
+void tracer_stand(struct tracer *t, uint64_t pc)
 {
+    const char *thread = t->machine->thread;
     struct counted *c = find_counted(t, thread);
 
     if (!c && t->n_counted < TRACER_MAX_THREADS) {
@@ -248,7 +249,7 @@ void tracer_arrive(struct tracer *t, uint64_t pc)
             note_stepping(t, p);
     }
     if (any)
-        note_counted(t, t->machine->thread, pc);
+        tracer_stand(t, pc);
 }
 
 bool tracer_is_stepping(const struct tracer *t, const char *thread)

@@ -91,6 +91,8 @@ void tracer_settle(struct tracer *t);
 /* The thread that the machine looks at has arrived at PC: count, collect, note
  * that it was counted. */
 void tracer_arrive(struct tracer *t, uint64_t pc);
+/* It stands at PC, over a breakpoint that nobody else will take it past. */
+void tracer_stand(struct tracer *t, uint64_t pc);
 /* Whether it is being stepped; then it has made a step, to PC. */
 bool tracer_is_stepping(const struct tracer *t, const char *thread);
 void tracer_step(struct tracer *t, uint64_t pc);

@@ -415,6 +415,7 @@ static void formats_print_as_in_c(void)
     check_format("%d %d %d", 1, "1 5 %d"); /* one too few */
     check_format("%n%q", 1, "%n%q");       /* never that */
     check_format("%", 1, "%");
+    check_format("a\\n\\t\\\\\\\"%d\\q\\", 7, "a\n\t\\\"7\\q\\");
 }
 
 static void formatted_text_is_cut_off(void)

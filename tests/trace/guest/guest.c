@@ -19,6 +19,8 @@ struct point {
 
 volatile unsigned long turns, last, sum;
 struct point point = {0, 0, "origin"};
+char title_text[] = "writable";
+char *volatile title = title_text;
 const char *const words[4] = {"zero", "one", "two", "three"};
 static volatile int ones = 1;
 

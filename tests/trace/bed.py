@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""Guests under rhea-trace, for tests that run inside gdb.
+
+    gdb -nx -batch -x TEST.py
+
+Each test has a guest of its own, or several share one that is reset by the
+test (`with bed.Guest() as g`). gdb's commands are run by `ex`, which returns
+what gdb printed; values are read by `num`.
+"""
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import gdb  # pylint: disable=import-error
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
+
+import judge  # noqa: E402
+import tap  # noqa: E402,F401
+
+TRACE = os.environ.get("RHEA_TRACE") or os.path.join(
+    os.environ["RHEA_BUILD"], "tools/rhea-trace/rhea-trace")
+FLAGS = {
+    64: ["-m64", "-mno-red-zone", "-mcmodel=small"],
+    32: ["-m32"],
+}
+_built = {}
+# What gdb itself says goes to a file; results go where the output was to go.
+_out = None
+_scratch = tempfile.mkdtemp(prefix="trace-")
+
+
+def clean():
+    shutil.rmtree(_scratch, ignore_errors=True)
+
+
+def scratch(name):
+    return os.path.join(_scratch, name)
+
+
+def build(bits=64, source="guest.c"):
+    """The bare-metal guest: its ELF file, and the image that boots."""
+    key = (bits, source)
+    if key in _built:
+        return _built[key]
+    name = scratch("%s-%d" % (source.split(".")[0], bits))
+    run = subprocess.check_call
+    run(["gcc", "-O0", "-g", "-ffreestanding", "-fno-pic", "-no-pie",
+         "-fno-stack-protector", "-fcf-protection=none",
+         "-fno-asynchronous-unwind-tables", "-c", "-o", name + ".o",
+         os.path.join(HERE, "guest", source)] + FLAGS[bits])
+    run(["gcc", FLAGS[bits][0], "-c", "-o", name + "-boot.o",
+         os.path.join(HERE, "guest", "boot%d.S" % bits)])
+    run(["ld", "-m", "elf_x86_64" if bits == 64 else "elf_i386", "-n",
+         "--build-id=none", "--no-warn-rwx-segments", "-z", "noexecstack",
+         "-T", os.path.join(HERE, "guest", "guest.lds"), "-o", name,
+         name + "-boot.o", name + ".o"])
+    run(["objcopy", "-O", "binary", name, name + ".bin"])
+    _built[key] = name, name + ".bin"
+    return _built[key]
+
+
+def ex(command):
+    return gdb.execute(command, to_string=True)
+
+
+def go(command="continue"):
+    """Let the guest run; the function in which it stops, and what gdb says."""
+    gdb.flush()
+    at = os.fstat(1).st_size
+    gdb.execute(command)
+    gdb.flush()
+    with open(_out, encoding="utf-8", errors="replace") as f:
+        f.seek(at)
+        text = f.read()
+    return gdb.selected_frame().name(), text
+
+
+def num(expression):
+    return int(gdb.parse_and_eval(expression))
+
+
+def require(condition, message="not so"):
+    if not condition:
+        raise judge.Failure(message)
+
+
+def equal(got, want, what="the value"):
+    if got != want:
+        raise judge.Failure("%s is %r, not %r" % (what, got, want))
+
+
+def contains(text, part):
+    if part not in text:
+        raise judge.Failure("not %r in:\n%s" % (part, text))
+
+
+def match(text, pattern):
+    found = re.search(pattern, text)
+    if not found:
+        raise judge.Failure("no match of %r in:\n%s" % (pattern, text))
+    return found
+
+
+def fails(command, part=""):
+    try:
+        text = ex(command)
+    except gdb.error as e:
+        contains(str(e), part)
+        return str(e)
+    raise judge.Failure("%s did not fail:\n%s" % (command, text))
+
+
+def trace(where, *actions, before=""):
+    """A tracepoint with actions; its number."""
+    text = ex("%s %s" % (before or "trace", where))
+    number = match(text, r"racepoint (\d+) at").group(1)
+    if actions:
+        path = scratch("actions.gdb")
+        with open(path, "w", encoding="ascii") as f:
+            f.write("actions %s\n%s\nend\n" % (number, "\n".join(actions)))
+        ex("source " + path)
+    return int(number)
+
+
+def die_with_parent():
+    """Nothing stays behind when a test is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+class Guest:
+    """A guest under rhea-trace, with gdb connected."""
+
+    def __init__(self, bits=64, qemu="qemu-system-x86_64", options=(),
+                 own=(), image=None, elf=None, connect=True, remote="remote"):
+        self.elf, self.image = (elf, image) if image else build(bits)
+        self.socket = scratch("gdb-%d" % time.monotonic_ns())
+        self.file = self.socket + ".frames"
+        self.log = open(self.socket + ".log", "w+b")
+        self.remote = remote
+        self.fresh = image is None
+        self.process = subprocess.Popen(
+            [TRACE, "-l", self.socket, "-f", self.file, "-q"] + list(own) +
+            ["--", qemu, "-display", "none", "-monitor", "none", "-serial",
+             "none", "-nodefaults", "-S", "-kernel", self.image] + list(options),
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+            preexec_fn=die_with_parent)
+        self.wait_for_socket()
+        if connect:
+            self.connect()
+
+    def wait_for_socket(self):
+        end = time.monotonic() + 60
+        while not os.path.exists(self.socket):
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise judge.Failure("rhea-trace did not start: " +
+                                    self.output())
+            time.sleep(0.005)
+
+    def output(self):
+        self.log.flush()
+        with open(self.log.name, encoding="utf-8", errors="replace") as f:
+            return f.read()
+
+    def connect(self):
+        if self.elf:
+            ex("file " + self.elf)
+        ex("target %s %s" % (self.remote, self.socket))
+        if self.fresh:
+            # Until then the firmware runs, and memory is not the guest's yet.
+            self.fresh = False
+            ex("tbreak main")
+            equal(go()[0], "main", "where it stopped")
+
+    def run_turns(self, n):
+        """Run until `turns` is N more; the new value."""
+        last = num("turns") + n
+        ex("set var last=%d" % last)
+        ex("tbreak finished")
+        equal(go()[0], "finished", "where it stopped")
+        ex("set var last=0")
+        equal(num("turns"), last, "turns")
+        return last
+
+    def close(self):
+        for command in ("delete", "delete tvariable", "tfind none",
+                        "set disconnected-tracing off",
+                        "set circular-trace-buffer off",
+                        "set trace-buffer-size -1", "set default-collect",
+                        "kill", "disconnect", "file"):
+            try:
+                ex(command)
+            except gdb.error:
+                pass
+        if self.process.poll() is None:
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.terminate()
+                self.process.wait(10)
+        self.log.close()
+        for path in (self.file, self.socket):
+            if os.path.exists(path):
+                os.unlink(path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.close()
+
+
+def main(tests):
+    global _out  # pylint: disable=global-statement
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    _out = scratch("gdb.out")
+    log = os.open(_out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for command in ("set confirm off", "set pagination off", "set width 0",
+                    "set print thread-events off", "set debuginfod enabled off",
+                    "set breakpoint pending off"):
+        ex(command)
+    names = sys.argv[1:]
+    tests = [t for t in tests
+             if not names or any(n in t.__name__ for n in names)]
+    code = tap.main(tests)
+    clean()
+    sys.stdout.flush()
+    os._exit(code)
