@@ -208,12 +208,12 @@ static int create_bat(struct rhea_storage *storage, const struct creation *c,
     uint64_t blocks = div_up(c->metadata.size, c->block_size);
     uint64_t ratio = UINT64_C(1) << vhdx_ratio_bits(&c->metadata);
     uint64_t place = c->bat.offset;
+    if (!create_entry(c, 0))
+        return 0; /* a hole */
     RHEA_AUTO_FREE uint8_t *b = malloc(BAT_PIECE);
     if (!b)
         return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = 0;
-    if (!create_entry(c, 0))
-        return 0; /* a hole */
     for (uint64_t block = 0, in_chunk = 0; block < blocks && !ret;) {
         size_t n = 0;
         for (; n < BAT_PIECE && block < blocks; n += sizeof(uint64_t)) {
@@ -277,7 +277,7 @@ static int create_identifier(struct rhea_storage *storage,
     int ret = utf16_from_utf8(text, UTF16_LITTLE_ENDIAN, &creator, &len, err);
     if (ret)
         return ret;
-    memcpy(b, VHDX_SIGNATURE, 8);
+    store_le64(b, VHDX_SIGNATURE);
     memcpy(b + VHDX_CREATOR, creator, RHEA_MIN(len, VHDX_CREATOR_BYTES));
     return rhea_storage_write(storage, b, sizeof(b), 0, err);
 }

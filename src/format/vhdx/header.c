@@ -30,7 +30,7 @@ static int header_read_one(const struct vhdx *v, uint64_t at,
     int ret = rhea_storage_read_padded(v->base.storage, b, sizeof(b), at, err);
     if (ret)
         return ret;
-    if (memcmp(b, "head", 4) != 0 ||
+    if (load_le32(b) != VHDX_H_SIGNATURE ||
         load_le32(b + VHDX_H_CHECKSUM) !=
             vhdx_checksum(b, sizeof(b), VHDX_H_CHECKSUM))
         return 0;
@@ -95,7 +95,7 @@ void vhdx_header_store(const struct vhdx_header *h,
                        uint8_t b[VHDX_HEADER_BYTES])
 {
     memset(b, 0, VHDX_HEADER_BYTES);
-    memcpy(b, "head", 4);
+    store_le32(b, VHDX_H_SIGNATURE);
     store_le64(b + VHDX_H_SEQUENCE, h->sequence);
     memcpy(b + VHDX_H_FILE_WRITE, h->file_write, UUID_BYTES);
     memcpy(b + VHDX_H_DATA_WRITE, h->data_write, UUID_BYTES);

@@ -22,7 +22,9 @@ enum {
     VHDX_REGIONS_2 = 256 << 10,
     VHDX_REGIONS_BYTES = 64 << 10,
 };
-#define VHDX_SIGNATURE "vhdxfile"
+#define VHDX_SIGNATURE UINT64_C(0x656c696678646876) /* "vhdxfile" */
+#define VHDX_H_SIGNATURE 0x64616568u                /* "head" */
+#define VHDX_R_SIGNATURE 0x69676572u                /* "regi" */
 
 /* Each of the two headers (2.2.2). */
 enum {
@@ -64,7 +66,7 @@ enum {
     VHDX_ME_BYTES = 32,
     VHDX_ITEM_MAX = 1 << 20,
 };
-#define VHDX_M_SIGNATURE "metadata"
+#define VHDX_M_SIGNATURE UINT64_C(0x617461646174656d) /* "metadata" */
 enum {
     VHDX_ME_USER = 1,
     VHDX_ME_VIRTUAL_DISK = 2,
@@ -111,6 +113,10 @@ enum {
 #define VHDX_BITMAP_BYTES VHDX_MIB
 #define VHDX_BITMAP_SECTORS (UINT64_C(1) << 23)
 
+#define VHDX_E_SIGNATURE 0x65676f6cu /* "loge" */
+#define VHDX_D_DATA 0x63736564u      /* "desc" */
+#define VHDX_D_ZERO 0x6f72657au      /* "zero" */
+#define VHDX_S_SIGNATURE 0x61746164u /* "data" */
 /* The log (2.3), a ring of sectors; an entry's head and its descriptors, then
  * its data sectors. */
 enum {

@@ -62,7 +62,7 @@ static uint64_t log_descriptor_sectors(uint32_t n)
 
 static bool log_is_head(const struct log_reader *r)
 {
-    return memcmp(r->sector, "loge", 4) == 0 &&
+    return load_le32(r->sector) == VHDX_E_SIGNATURE &&
            uuid_equal(r->sector + VHDX_E_GUID, r->v->header.log_guid);
 }
 
@@ -96,9 +96,9 @@ static enum descriptor descriptor_kind(const uint8_t *d, uint64_t number)
     if (load_le64(d + VHDX_D_SEQUENCE) != number ||
         !is_aligned(load_le64(d + VHDX_D_OFFSET), VHDX_LOG_SECTOR))
         return DESCRIPTOR_BAD;
-    if (memcmp(d, "desc", 4) == 0)
+    if (load_le32(d) == VHDX_D_DATA)
         return DESCRIPTOR_DATA;
-    return memcmp(d, "zero", 4) == 0 &&
+    return load_le32(d) == VHDX_D_ZERO &&
                    is_aligned(load_le64(d + VHDX_D_ZERO_LENGTH),
                               VHDX_LOG_SECTOR)
                ? DESCRIPTOR_ZERO
@@ -129,7 +129,7 @@ static bool log_check_data(const struct log_reader *r,
     uint64_t number = (uint64_t)load_le32(r->sector + VHDX_S_SEQUENCE_HIGH)
                           << 32 |
                       load_le32(r->sector + VHDX_S_SEQUENCE_LOW);
-    return memcmp(r->sector, "data", 4) == 0 && number == e->number;
+    return load_le32(r->sector) == VHDX_S_SIGNATURE && number == e->number;
 }
 
 /* 1: there is a whole entry at AT, 0: there is none. r->sector is the sector at
@@ -191,7 +191,7 @@ static int log_sequence(struct log_reader *r, uint32_t at,
                         struct vhdx_sequence *s, uint64_t *bytes,
                         struct rhea_error *err)
 {
-    struct log_entry e, last = {0};
+    struct log_entry e = {0}, last = {0};
     uint32_t next = at, n = 0;
     *bytes = 0;
     for (;;) {

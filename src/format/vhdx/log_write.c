@@ -39,7 +39,7 @@ static void entry_head(const struct vhdx *v, uint8_t *b, uint32_t length,
                        size_t n, uint64_t size)
 {
     const struct vhdx_log *log = &v->log;
-    memcpy(b, "loge", 4);
+    store_le32(b, VHDX_E_SIGNATURE);
     store_le32(b + VHDX_E_LENGTH, length);
     store_le32(b + VHDX_E_TAIL, log->unsettled ? log->tail : log->head);
     store_le64(b + VHDX_E_SEQUENCE, log->sequence);
@@ -53,13 +53,13 @@ static void entry_sector(const struct vhdx *v, const struct vhdx_patch *patch,
                          uint8_t *d, uint8_t *s)
 {
     uint64_t number = v->log.sequence;
-    memcpy(d, "desc", 4);
+    store_le32(d, VHDX_D_DATA);
     memcpy(d + VHDX_D_LEADING, patch->bytes, VHDX_S_DATA);
     memcpy(d + VHDX_D_TRAILING, patch->bytes + VHDX_S_SEQUENCE_LOW, 4);
     store_le64(d + VHDX_D_OFFSET, patch->offset);
     store_le64(d + VHDX_D_SEQUENCE, number);
     memcpy(s, patch->bytes, VHDX_LOG_SECTOR);
-    memcpy(s, "data", 4);
+    store_le32(s, VHDX_S_SIGNATURE);
     store_le32(s + VHDX_S_SEQUENCE_HIGH, (uint32_t)(number >> 32));
     store_le32(s + VHDX_S_SEQUENCE_LOW, (uint32_t)number);
 }
@@ -118,12 +118,12 @@ static int log_entry(struct vhdx *v, const struct vhdx_patch *patches, size_t n,
 {
     uint32_t length = (uint32_t)(n + 1) * VHDX_LOG_SECTOR;
     struct vhdx_log *log = &v->log;
-    RHEA_AUTO_FREE uint8_t *b = calloc(1, length);
-    if (!b)
-        return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = log_place(v, length, err);
     if (ret)
         return ret;
+    RHEA_AUTO_FREE uint8_t *b = calloc(1, length);
+    if (!b)
+        return rhea_error_set(err, ENOMEM, "out of memory");
     entry_head(v, b, length, n, size);
     for (size_t i = 0; i < n; i++)
         entry_sector(v, &patches[i], b + VHDX_LOG_HEAD + i * VHDX_DESC_BYTES,

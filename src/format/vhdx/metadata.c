@@ -100,7 +100,7 @@ static int metadata_table(struct vhdx *v, struct rhea_error *err)
     if (ret)
         return ret;
     uint16_t n = load_le16(b + VHDX_M_COUNT);
-    if (memcmp(b, VHDX_M_SIGNATURE, 8) != 0 || n > VHDX_M_MAX)
+    if (load_le64(b) != VHDX_M_SIGNATURE || n > VHDX_M_MAX)
         return rhea_error_set(err, EINVAL,
                               "the metadata table of this VHDX image is "
                               "damaged");
@@ -284,7 +284,7 @@ int vhdx_metadata_build(const struct vhdx_metadata *m, const uint8_t *locator,
     if (!bytes)
         return rhea_error_set(err, ENOMEM, "out of memory");
     i.bytes = bytes;
-    memcpy(bytes, VHDX_M_SIGNATURE, 8);
+    store_le64(bytes, VHDX_M_SIGNATURE);
     image_fill(&i, m, locator, locator_length);
     int ret = from ? image_copy_all(&i, from, err) : 0;
     if (ret)

@@ -29,7 +29,7 @@ static int regions_load(const struct vhdx *v, uint64_t at, uint8_t *bytes,
         rhea_storage_read_padded(v->image, bytes, VHDX_REGIONS_BYTES, at, err);
     if (ret)
         return ret;
-    return memcmp(bytes, "regi", 4) == 0 &&
+    return load_le32(bytes) == VHDX_R_SIGNATURE &&
            load_le32(bytes + VHDX_R_COUNT) <= VHDX_R_MAX &&
            load_le32(bytes + VHDX_R_CHECKSUM) ==
                vhdx_checksum(bytes, VHDX_REGIONS_BYTES, VHDX_R_CHECKSUM);
@@ -146,7 +146,7 @@ void vhdx_regions_store(uint8_t bytes[VHDX_REGIONS_BYTES],
                         const struct vhdx_range *metadata)
 {
     memset(bytes, 0, VHDX_REGIONS_BYTES);
-    memcpy(bytes, "regi", 4);
+    store_le32(bytes, VHDX_R_SIGNATURE);
     store_le32(bytes + VHDX_R_COUNT, 2);
     region_store(bytes + VHDX_R_ENTRIES, region_bat, bat);
     region_store(bytes + VHDX_R_ENTRIES + VHDX_RE_BYTES, region_metadata,

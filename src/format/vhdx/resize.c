@@ -19,7 +19,7 @@
 #include "format/prealloc.h"
 #include "format/vhdx/vhdx.h"
 
-enum { PIECE_ENTRIES = 8 << 10 };
+enum { PIECE_ENTRIES = 8 << 10, PIECE_BYTES = PIECE_ENTRIES * 8 };
 
 static int resize_check(const struct vhdx *v, const struct rhea_resize *how,
                         struct rhea_error *err)
@@ -117,7 +117,7 @@ static int resize_entries(const struct resize *r, struct rhea_error *err)
     uint64_t first = vhdx_blocks(v);
     uint64_t until = div_up(r->metadata.size, r->metadata.block_size);
     uint64_t ratio = UINT64_C(1) << v->ratio_bits;
-    RHEA_AUTO_FREE uint8_t *b = malloc(PIECE_ENTRIES * sizeof(uint64_t));
+    RHEA_AUTO_FREE uint8_t *b = malloc(PIECE_BYTES);
     if (!b)
         return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = 0;

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/utf16.h"
@@ -32,7 +33,7 @@ enum { PAGE_BYTES = 64 << 10, CACHE_BYTES = 8 << 20 };
 
 static int vhdx_probe(const uint8_t *head, size_t len)
 {
-    return len >= 8 && memcmp(head, VHDX_SIGNATURE, 8) == 0 ? 100 : 0;
+    return len >= 8 && load_le64(head) == VHDX_SIGNATURE ? 100 : 0;
 }
 
 static int open_identifier(struct vhdx *v, struct rhea_error *err)
@@ -42,7 +43,7 @@ static int open_identifier(struct vhdx *v, struct rhea_error *err)
         rhea_storage_read_padded(v->base.storage, bytes, sizeof(bytes), 0, err);
     if (ret)
         return ret;
-    if (memcmp(bytes, VHDX_SIGNATURE, 8) != 0)
+    if (load_le64(bytes) != VHDX_SIGNATURE)
         return rhea_error_set(err, EINVAL, "not a VHDX image");
     v->creator = utf16_to_utf8(bytes + VHDX_CREATOR, VHDX_CREATOR_BYTES,
                                UTF16_LITTLE_ENDIAN);
