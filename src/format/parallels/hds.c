@@ -168,6 +168,8 @@ static int open_find_grid(void *opaque, uint64_t index, uint32_t entry,
     struct hds *h = opaque;
     (void)index;
     (void)err;
+    if (!hds_host_valid(h, hds_host(h, entry)))
+        return 0;
     h->grid = hds_host(h, entry) % h->cluster_size;
     h->blocks.file_end = hds_grid_up(h, h->blocks.file_end);
     return 1;

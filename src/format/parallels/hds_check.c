@@ -31,6 +31,8 @@ struct hds_checker {
     struct rhea_check *out;
     unsigned fix; /* RHEA_FIX_* */
     uint64_t file_size;
+    uint64_t old_size, limit; /* before repairs: of the file, in bytes and in
+                                 whole clusters */
     struct bitmap used; /* a bit for a cluster's place, from 0 of the file on */
     uint64_t end;       /* of the last cluster in use */
     uint64_t previous;  /* host of the entry before; 0: none */
@@ -102,7 +104,7 @@ static int check_copy(struct hds_checker *c, uint64_t index, uint64_t host,
     if (!ret)
         ret = hds_entry_set(h, index, (uint32_t)(to / h->unit), err);
     c->end = RHEA_MAX(c->end, to + h->cluster_size);
-    c->file_size = RHEA_MAX(c->file_size, c->end);
+    c->file_size = RHEA_MAX(c->file_size, h->blocks.file_end);
     return ret;
 }
 
@@ -132,7 +134,6 @@ static int check_outside(struct hds_checker *c, uint64_t index, uint64_t host,
 static int check_cut_off(struct hds_checker *c, uint64_t index, uint64_t host,
                          struct rhea_error *err)
 {
-    uint64_t end = host + c->h->cluster_size;
     check_tell(c->out, true,
                "cluster %" PRIu64 " at offset %" PRIu64
                " is cut off by the end of the file%s",
@@ -140,8 +141,10 @@ static int check_cut_off(struct hds_checker *c, uint64_t index, uint64_t host,
     check_count(c);
     if (!check_fixes(c))
         return 0;
-    c->file_size = RHEA_MAX(c->file_size, end);
-    return blocks_grow(&c->h->blocks, err);
+    int ret = blocks_grow(&c->h->blocks, err);
+    if (!ret)
+        c->file_size = RHEA_MAX(c->file_size, c->h->blocks.file_end);
+    return ret;
 }
 
 static int check_entry(void *opaque, uint64_t index, uint32_t entry,
@@ -152,9 +155,10 @@ static int check_entry(void *opaque, uint64_t index, uint32_t entry,
     int ret = 0;
     if ((index & 0xffff) == 0 && rhea_progress_cancelled(c->out->progress))
         return rhea_error_set(err, ECANCELED, "the check was stopped");
-    if (host >= c->file_size || !hds_host_valid(c->h, host))
+    if (host >= c->old_size || host + c->h->cluster_size > c->limit ||
+        !hds_host_valid(c->h, host))
         return check_outside(c, index, host, err);
-    if (host + c->h->cluster_size > c->file_size)
+    if (host + c->h->cluster_size > c->old_size)
         ret = check_cut_off(c, index, host, err);
     c->out->allocated_clusters++;
     if (c->previous && index == c->next &&
@@ -286,6 +290,8 @@ static int check_begin(struct hds_checker *c, struct rhea_error *err)
         ret = bitmap_init(&c->used, h->blocks.file_end / h->cluster_size + 2,
                           err);
     c->end = h->data_start;
+    c->old_size = c->file_size;
+    c->limit = h->blocks.file_end;
     return ret;
 }
 
