@@ -53,7 +53,7 @@ class IoErrors(IoCase):
 
     def test_qcow2(self):
         hit = 0
-        for cluster, work in (('512', 'vm state'), ('512', 'much'),
+        for cluster, work in (('512', 'vm state'),
                               ('1k', 'data'), ('4k', 'zeroes'),
                               ('64k', 'compressed')):
             for i, event in enumerate(EVENTS):
