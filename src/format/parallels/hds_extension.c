@@ -41,15 +41,17 @@ int hds_extension_hash(struct hds *h, const uint8_t *head, size_t len,
 {
     gcry_md_hd_t md;
     size_t piece = (size_t)RHEA_MIN(h->cluster_size, EXT_PIECE);
-    RHEA_AUTO_FREE uint8_t *buf = calloc(1, piece);
-    if (!buf)
-        return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = gcrypt_begin(err);
     if (ret)
         return ret;
     gcry_error_t code = gcry_md_open(&md, GCRY_MD_MD5, 0);
     if (code)
         return gcrypt_error(err, "cannot compute an MD5", code);
+    RHEA_AUTO_FREE uint8_t *buf = calloc(1, piece);
+    if (!buf) {
+        gcry_md_close(md);
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    }
     gcry_md_write(md, head + EXT_HEADER, len - EXT_HEADER);
     for (uint64_t at = len; !ret && at < h->cluster_size; at += piece) {
         size_t n = (size_t)RHEA_MIN(h->cluster_size - at, piece);
@@ -187,11 +189,11 @@ static int ext_features(struct hds *h, const uint8_t *head, size_t len,
 static int ext_parse(struct hds *h, struct rhea_error *err)
 {
     size_t len = RHEA_MIN(h->cluster_size, EXT_MAX);
-    RHEA_AUTO_FREE uint8_t *head = malloc(len);
     uint8_t hash[EXT_HASH];
     if (h->cluster_size > EXT_CLUSTER_MAX)
         return ext_broken(h, "a cluster of %" PRIu32 " bytes is too large",
                           h->cluster_size);
+    RHEA_AUTO_FREE uint8_t *head = malloc(len);
     if (!head)
         return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = rhea_storage_read_padded(h->base.storage, head, len,
