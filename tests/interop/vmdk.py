@@ -308,6 +308,27 @@ class Writing(Vmdk):
                     self.holds(f'top{i}.vmdk', model)
                 self.same('info', '--backing-chain', 'top2.vmdk')
 
+    def test_commit_and_rebase(self):
+        model = bytearray(4 * MIB)
+        below = None
+        for i, name in enumerate(('a.vmdk', 'b.vmdk', 'c.vmdk')):
+            self.make(name, ZEROED, '4M', tool.rhea, below)
+            self.model_writes(name, model, 15, 40 + i)
+            below = name
+        for parent in ('a.vmdk', ''):
+            self.good(tool.rhea('rebase', '-f', 'vmdk', '-b', parent,
+                                *(['-F', 'vmdk'] if parent else []), 'c.vmdk'))
+            self.holds('c.vmdk', model)
+            self.good(tool.rhea('check', 'c.vmdk'))
+        self.make('d.vmdk', ZEROED, program=tool.rhea, base='b.vmdk')
+        self.same_contents('b.vmdk')
+        model = bytearray(contents('ours'))
+        self.model_writes('d.vmdk', model, 15, 50)
+        self.good(tool.rhea('commit', '-f', 'vmdk', 'd.vmdk'))
+        for name in ('b.vmdk', 'd.vmdk'):
+            self.holds(name, model)
+            self.good(tool.rhea('check', name))
+
     def test_a_write_is_a_new_content_id(self):
         for subformat in SPARSE + FLAT:
             with self.subTest(subformat=subformat):
