@@ -144,7 +144,9 @@ struct running {
     bool interrupt;    /* gdb wants a stop, or something that needs one does */
     bool interrupted;  /* the stub was asked for it */
     uint64_t start_pc; /* of the thread that steps */
-    unsigned answers;  /* of packets sent with the resume, still to come */
+    bool was_counted;  /* the thread of the last step, at step_pc */
+    uint64_t step_pc;
+    unsigned answers; /* of packets sent with the resume, still to come */
 };
 
 static int ask_to_stop(struct session *s, struct running *r,
@@ -336,7 +338,7 @@ static unsigned queue_breaks_at(struct session *s, uint64_t pc, bool insert)
 static int step(struct session *s, struct running *r, const char *thread,
                 const char *packet, struct rhea_error *err)
 {
-    uint64_t pc;
+    uint64_t pc, counted;
     int ret;
 
     ret = machine_select(&s->machine, thread, err);
@@ -346,6 +348,8 @@ static int step(struct session *s, struct running *r, const char *thread,
         return ret;
     pc = machine_pc(&s->machine);
     r->answers += queue_breaks_at(s, pc, false);
+    r->step_pc = pc;
+    r->was_counted = tracer_is_counted(&s->tracer, thread, &counted);
     tracer_departed(&s->tracer, thread);
     ret = resume(s, r, packet, err);
     if (ret < 0)
@@ -472,7 +476,7 @@ static int judge_trap(struct session *s, struct running *r,
                       const struct stop *stop, const char *stepped,
                       struct rhea_error *err)
 {
-    bool traced, of_gdb = false, report, own_step, has = false;
+    bool traced, of_gdb = false, report, own_step, stepped_it, has = false;
     uint64_t pc;
     int ret = machine_select(&s->machine, stop->thread, err);
 
@@ -483,9 +487,15 @@ static int judge_trap(struct session *s, struct running *r,
     pc = machine_pc(&s->machine);
     own_step = !strcmp(stop->thread, stepped);
     traced = breaks_at(&s->tracer.breaks, pc, false) != NULL;
-    if ((own_step || !strcmp(stop->thread, r->request.stepping)) &&
-        tracer_is_stepping(&s->tracer, stop->thread))
+    stepped_it = own_step || !strcmp(stop->thread, r->request.stepping);
+    /* Now and then QEMU stops without a step having been made, and repeated
+     * instructions step in place: nobody has arrived. */
+    if (stepped_it && pc == r->step_pc) {
+        if (r->was_counted)
+            tracer_stand(&s->tracer, pc);
+    } else if (stepped_it && tracer_is_stepping(&s->tracer, stop->thread)) {
         tracer_step(&s->tracer, pc);
+    }
     tracer_arrive(&s->tracer, pc);
     report = at_breakpoint_of_gdb(s, pc, &of_gdb);
     report |= !strcmp(stop->thread, r->request.stepping) && !own_step;

@@ -91,6 +91,16 @@ def strings_end_where_they_end():
             contains(ex("tdump"), "word = ")
 
 
+def every_hit_counts_once():
+    """QEMU now and then tells of a step that it has not made."""
+    with Guest() as g:
+        trace("look", "collect $rip")
+        ex("tstart")
+        g.run_turns(2000)
+        ex("tstop")
+        equal(frames(), 2000)
+
+
 def conditions_choose():
     with Guest() as g:
         first = num("turns")
@@ -447,6 +457,7 @@ main([
     registers_and_locals_are_collected,
     memory_ranges_and_expressions,
     strings_end_where_they_end,
+    every_hit_counts_once,
     conditions_choose,
     pass_counts_stop_tracing,
     tracepoints_are_enabled_and_disabled_while_running,
