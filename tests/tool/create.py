@@ -99,6 +99,22 @@ class Create(tool.Case):
         self.assertFalse(os.path.exists('new'))
         self.both('-u', '-f', 'qcow2', '-b', 'none', '-F', 'raw', 'new', '1M')
 
+    def test_a_backing_file_that_cannot_be_used_is_told_of_first(self):
+        self.qemu('create', '-q', '-f', 'raw', 'base', '1M')
+        self.qemu('create', '-q', '-f', 'qcow2', 'below', '1M')
+        for fmt in ('qcow', 'qcow2', 'qed', 'vmdk'):
+            for name, of in (('none', 'raw'), ('base', 'qcow2'),
+                             ('below', 'vmdk')):
+                for size in ((), ('2M',)):
+                    with self.subTest(format=fmt, name=name, size=size):
+                        ours, theirs = self.both(
+                            '-f', fmt, '-b', name, '-F', of, 'new', *size)
+                        self.assertEqual((ours.code, ours.out),
+                                         (theirs.code, theirs.out))
+                        self.assertEqual((ours.code, ours.out), (1, ''))
+                        self.assertIn(name, ours.err)
+                        self.assertFalse(os.path.exists('new'))
+
     def test_commas_in_values(self):
         self.qemu('create', '-q', '-f', 'qcow2', 'b,a=s', '5M')
         ours, theirs = self.both(

@@ -59,9 +59,12 @@ static const struct create_word create_words_vhdx[] = {
 };
 
 static const struct create_word create_words_parallels[] = {
-    {"size", NULL, true},    {"cluster_size", "1048576", true},
-    {"bundle", NULL, false}, {"type", NULL, false},
-    {"split", NULL, true},   {"extended", NULL, false},
+    {"size", NULL, true},
+    {"cluster_size", "1048576", true},
+    {"bundle", NULL, false},
+    {"type", NULL, false},
+    {"split", NULL, true},
+    {"extended", NULL, false},
     {0},
 };
 
@@ -243,17 +246,18 @@ static char *create_backing_path(const struct create_arguments *a)
     return path;
 }
 
-/* Find the size where it is not given. */
-static int create_find_size(struct create_arguments *a)
+/* Look at the backing file before anything is announced, and take its size
+ * where none is given. */
+static int create_look_below(struct create_arguments *a)
 {
     struct rhea_image *backing;
     struct rhea_error err;
     char *path;
     int ret;
 
-    if (a->size != UINT64_MAX)
-        return 0;
     if (!a->backing_file || a->unsafe) {
+        if (a->size != UINT64_MAX)
+            return 0;
         tool_error("%s: what size? There is no backing image to take it from",
                    a->filename);
         return -EINVAL;
@@ -265,7 +269,8 @@ static int create_find_size(struct create_arguments *a)
         rhea_error_prefix(&err, "cannot use the backing image");
         tool_error("%s: %s", a->filename, err.text);
     } else {
-        a->size = rhea_image_size(backing);
+        if (a->size == UINT64_MAX)
+            a->size = rhea_image_size(backing);
         rhea_image_close(backing, NULL);
     }
     free(path);
@@ -283,7 +288,7 @@ static int create_do(struct create_arguments *a)
     int ret;
 
     if (create_sort_options(a) < 0 || create_check(a) < 0 ||
-        create_find_size(a) < 0)
+        create_look_below(a) < 0)
         return 1;
     if (!a->quiet)
         create_announce(a);
