@@ -98,6 +98,7 @@ static int open_backing_name(struct qcow1 *q, const uint8_t *h,
     if (ret)
         return ret;
     q->backing_offset = offset;
+    q->backing_length = len;
     /* A name that begins with NUL is none, as for every reader in C. */
     if (*name)
         q->backing_file = rhea_steal(name);

@@ -138,6 +138,7 @@ static int change_run(struct qcow1 *q, struct change *c, bool name_new,
     q->l1_offset = c->l1_offset;
     q->l1_size = c->l1_size;
     q->backing_offset = c->name ? c->name_offset : 0;
+    q->backing_length = c->name ? (uint32_t)strlen(c->name) : 0;
     return 0;
 }
 
@@ -183,8 +184,7 @@ static int change_empty(struct qcow1 *q, struct rhea_error *err)
     if (!ret)
         ret = rhea_storage_flush(storage, err);
     uint64_t end = qcow1_l1_end(q);
-    if (!ret && q->backing_file)
-        end = RHEA_MAX(end, q->backing_offset + strlen(q->backing_file));
+    end = RHEA_MAX(end, q->backing_offset + q->backing_length);
     end = align_up(end, QCOW1_SECTOR);
     if (ret || end >= q->blocks.file_end)
         return ret;

@@ -272,8 +272,8 @@ static int check_init(struct checker *c, struct rhea_error *err)
     c->out->total_clusters = c->clusters;
     check_mark(c, 0, QCOW1_HEADER, false);
     check_mark(c, q->l1_offset, q->l1_size * QCOW1_ENTRY, false);
-    if (q->backing_file)
-        check_mark(c, q->backing_offset, strlen(q->backing_file), false);
+    if (q->backing_length)
+        check_mark(c, q->backing_offset, q->backing_length, false);
     return 0;
 }
 

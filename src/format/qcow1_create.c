@@ -125,9 +125,9 @@ static int create_prepare(struct create *c, const struct rhea_option *options,
         return rhea_error_set(err, ENAMETOOLONG,
                               "the backing file's name is longer than %d bytes",
                               QCOW1_BACKING_NAME_MAX);
-    c->q.base.size = size;
+    c->q.base.size = align_up(size, QCOW1_SECTOR);
     c->q.l1_offset = align_up(QCOW1_HEADER + name_length, QCOW1_SECTOR);
-    c->q.l1_size = qcow1_l1_entries(&c->q, size);
+    c->q.l1_size = qcow1_l1_entries(&c->q, c->q.base.size);
     return 0;
 }
 
@@ -148,7 +148,7 @@ int qcow1_create(struct rhea_storage *storage, const struct rhea_create *how,
         return ret;
     store_be32(h + QCOW1_H_MAGIC, QCOW1_MAGIC);
     store_be32(h + QCOW1_H_VERSION, 1);
-    store_be64(h + QCOW1_H_SIZE, how->size);
+    store_be64(h + QCOW1_H_SIZE, c.q.base.size);
     h[QCOW1_H_CLUSTER_BITS] = (uint8_t)c.q.cluster_bits;
     h[QCOW1_H_L2_BITS] = (uint8_t)c.q.l2_bits;
     store_be32(h + QCOW1_H_CRYPT, c.q.crypt_method);
