@@ -87,6 +87,26 @@ int vmdk_set_backing(struct rhea_format *f, const char *file,
 
 /* --- Emptying --- */
 
+enum { EMPTY_STEP = 4096 };
+
+/* How many entries of the directory, from INDEX on, are in a hole of the file.
+ * Of a directory of many GiB, which a header claims as easily, that is nearly
+ * all. The cache may only have entries that were set to 0. */
+static uint64_t empty_in_hole(struct vmdk_extent *x, bool redundant,
+                              uint64_t index)
+{
+    uint64_t bytes = (x->h.n_tables - index) * x->h.entry_size;
+    uint64_t at =
+        (redundant ? x->h.redundant : x->h.directory) + index * x->h.entry_size;
+    bool hole;
+    uint64_t run;
+    /* Where this cannot be told, the entries are read. */
+    if (at % EMPTY_STEP || !range_inside(at, bytes, x->file_size) ||
+        rhea_storage_extent(x->file, at, bytes, &hole, &run, NULL) || !hole)
+        return 0;
+    return RHEA_MIN(run, bytes) / x->h.entry_size;
+}
+
 /* One copy of the grain tables. Those in the metadata in front become all
  * zeroes, where they follow each other in one go; others are not needed any
  * more, which their directory says, in the cache. */
@@ -94,13 +114,14 @@ static int empty_tables(struct vmdk_extent *x, bool redundant,
                         struct rhea_error *err)
 {
     uint64_t bytes = (uint64_t)x->h.table_entries * sizeof(uint32_t);
-    uint64_t start = 0, end = 0;
-    int ret = 0;
-    for (uint64_t i = 0; !ret && i <= x->h.n_tables; i++) {
+    uint64_t start = 0, end = 0, skip;
+    int ret = table_write_back(&x->table, err);
+    for (uint64_t i = 0; !ret && i <= x->h.n_tables; i += RHEA_MAX(skip, 1)) {
         uint64_t table = 0;
-        if (i < x->h.n_tables)
+        skip = i < x->h.n_tables ? empty_in_hole(x, redundant, i) : 0;
+        if (i < x->h.n_tables && !skip)
             ret = vmdk_table_find(x, i, redundant, &table, err);
-        if (!ret && table + bytes > x->h.overhead) {
+        if (!ret && table && table + bytes > x->h.overhead) {
             ret = vmdk_sparse_set_directory(x, redundant, i, 0, err);
             table = 0;
         }
