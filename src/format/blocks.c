@@ -478,6 +478,24 @@ int blocks_map(struct blocks *b, uint64_t offset, uint64_t len,
     return b->ops->map(b, offset, RHEA_MIN(len, b->size - offset), extent, err);
 }
 
+int blocks_hide(struct blocks *b, uint64_t from, uint64_t end, bool hide_below,
+                struct rhea_error *err)
+{
+    while (from < end) {
+        struct rhea_extent x = {0};
+        int ret = blocks_map(b, from, end - from, &x, err);
+        bool shows = x.kind == RHEA_EXTENT_UNALLOCATED
+                         ? hide_below
+                         : x.kind != RHEA_EXTENT_ZERO;
+        if (!ret && shows)
+            ret = blocks_write_zeroes(b, from, x.length, false, err);
+        if (ret)
+            return ret;
+        from += x.length;
+    }
+    return blocks_flush(b, err);
+}
+
 int blocks_flush(struct blocks *b, struct rhea_error *err)
 {
     RHEA_LOCKED(&b->lock);

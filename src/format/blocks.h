@@ -121,6 +121,11 @@ int blocks_write(struct blocks *b, uint64_t offset, const void *buf, size_t len,
                  struct rhea_error *err);
 int blocks_write_zeroes(struct blocks *b, uint64_t offset, uint64_t len,
                         bool unmap, struct rhea_error *err);
+/* For an image that grows: what the tables have between FROM and END already,
+ * which nobody could see, reads as zeroes from now on; with HIDE_BELOW what is
+ * below does, too. SIZE is the new one already. */
+int blocks_hide(struct blocks *b, uint64_t from, uint64_t end, bool hide_below,
+                struct rhea_error *err);
 int blocks_flush(struct blocks *b, struct rhea_error *err);
 
 /* The rest with the lock held. */

@@ -259,16 +259,7 @@ static int grow_zero(struct qcow1 *q, uint64_t old, uint64_t tables,
                      bool hide_below, struct rhea_error *err)
 {
     uint64_t end = hide_below ? q->base.size : RHEA_MIN(tables, q->base.size);
-    for (uint64_t at = old; at < end;) {
-        struct rhea_extent x;
-        int ret = blocks_map(&q->blocks, at, end - at, &x, err);
-        if (!ret && (hide_below || x.kind != RHEA_EXTENT_UNALLOCATED))
-            ret = blocks_write_zeroes(&q->blocks, at, x.length, false, err);
-        if (ret)
-            return ret;
-        at += x.length;
-    }
-    return blocks_flush(&q->blocks, err);
+    return blocks_hide(&q->blocks, old, end, hide_below, err);
 }
 
 int qcow1_resize(struct rhea_format *f, const struct rhea_resize *how,

@@ -3,11 +3,12 @@
  * Changes of a whole image: its size, its backing file, emptying it.
  *
  * Order of writes. A size is one field of the first sector, and so are a
- * backing file's features, place and length. A backing name that does not end
- * in the first sector goes to a place that the old one does not use, and is
- * durable before the fields that lead to it. Emptying writes an L1 table of
- * zeroes, each entry of which means by itself that the backing file shows
- * through; flush; then the file is cut off behind the table.
+ * backing file's features, place and length. What the tables have behind the
+ * old end, which nobody could see, is zeroed before the size; flush. A backing
+ * name that does not end in the first sector goes to a place that the old one
+ * does not use, and is durable before the fields that lead to it. Emptying
+ * writes an L1 table of zeroes, each entry of which means by itself that the
+ * backing file shows through; flush; then the file is cut off behind the table.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -123,25 +124,6 @@ int qed_make_empty(struct rhea_format *f, struct rhea_error *err)
     return ret;
 }
 
-/* What must not show between the old end and the new one; the size is the new
- * one already, in memory. */
-static int change_zero_new(struct qed *q, uint64_t old, bool hide_below,
-                           struct rhea_error *err)
-{
-    uint64_t end = RHEA_MIN(align_up(old, q->cluster_size), q->base.size);
-    struct rhea_extent x;
-    int ret = 0;
-    if (end > old) {
-        ret = blocks_map(&q->blocks, old, end - old, &x, err);
-        if (!ret && x.kind == RHEA_EXTENT_DATA)
-            ret = blocks_write_zeroes(&q->blocks, old, end - old, false, err);
-    }
-    if (!ret && hide_below)
-        ret = blocks_write_zeroes(&q->blocks, old, q->base.size - old, false,
-                                  err);
-    return ret ? ret : blocks_flush(&q->blocks, err);
-}
-
 static int change_check_size(const struct qed *q, const struct rhea_resize *how,
                              struct rhea_error *err)
 {
@@ -179,7 +161,8 @@ int qed_resize(struct rhea_format *f, const struct rhea_resize *how,
     if (ret || how->size == old)
         return ret;
     f->size = q->blocks.size = how->size;
-    ret = change_zero_new(q, old, how->hide_below, err);
+    /* The tables may have something behind the old end. */
+    ret = blocks_hide(&q->blocks, old, how->size, how->hide_below, err);
     if (!ret) {
         RHEA_LOCKED(&q->blocks.lock);
         store_le64(field, how->size);

@@ -257,17 +257,8 @@ static int grow_zero(struct vdi *v, uint64_t old, bool hide_below,
                      struct rhea_error *err)
 {
     uint64_t end = (uint64_t)v->head.blocks * v->head.block_size;
-    end = RHEA_MIN(end, v->base.size);
-    for (uint64_t at = old; at < end;) {
-        struct rhea_extent x;
-        int ret = blocks_map(&v->blocks, at, end - at, &x, err);
-        if (!ret && (x.kind == RHEA_EXTENT_DATA || hide_below))
-            ret = blocks_write_zeroes(&v->blocks, at, x.length, false, err);
-        if (ret)
-            return ret;
-        at += x.length;
-    }
-    return blocks_flush(&v->blocks, err);
+    return blocks_hide(&v->blocks, old, RHEA_MIN(end, v->base.size), hide_below,
+                       err);
 }
 
 static void grow_set_size(struct vdi *v, uint64_t size)

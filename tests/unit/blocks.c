@@ -279,6 +279,39 @@ static void encrypted_bytes_are_put_by_the_format(void)
     }
 }
 
+/* Of all kinds; what is below shows only where nothing else does. */
+static void what_a_larger_image_had_already_is_hidden(void)
+{
+    static uint8_t shadow[SIZE], seen[SIZE], buf[BLOCK];
+    for (unsigned seed = 0; seed < 8; seed++) {
+        const uint64_t from = 5 * BLOCK + 700, end = SIZE - 2 * BLOCK - 100;
+        bool hide_below = seed & 1;
+        struct toy t;
+        toy_init(&t, &toy_plain, seed & 2 ? UNIT : BLOCK, seed & 4);
+        for (unsigned i = 0; i < BLOCKS; i++) {
+            t.packed[i] = i % 4 == 0 && t.blocks.unit == BLOCK;
+            t.zero[i] = i % 4 == 1;
+            test_fill(buf, UNIT, i);
+            if (i % 4 == 2)
+                CHECK_OK(blocks_write(&t.blocks, (uint64_t)i * BLOCK + UNIT,
+                                      buf, UNIT, &err),
+                         &err);
+        }
+        toy_look(&t, shadow);
+        for (uint64_t at = from; at < end;) {
+            struct rhea_extent x;
+            CHECK_OK(blocks_map(&t.blocks, at, end - at, &x, &err), &err);
+            if (x.kind != RHEA_EXTENT_UNALLOCATED || hide_below)
+                memset(shadow + at, 0, (size_t)x.length);
+            at += x.length;
+        }
+        CHECK_OK(blocks_hide(&t.blocks, from, end, hide_below, &err), &err);
+        toy_look(&t, seen);
+        CHECK_MEM(seen, shadow, SIZE);
+        toy_finish(&t);
+    }
+}
+
 static void what_lies_outside_is_refused(void)
 {
     struct toy t;
@@ -471,6 +504,7 @@ int main(int argc, char **argv)
     TEST(units_hold_what_was_written);
     TEST(compressed_blocks_are_unpacked_where_they_are_written_to);
     TEST(encrypted_bytes_are_put_by_the_format);
+    TEST(what_a_larger_image_had_already_is_hidden);
     TEST(what_lies_outside_is_refused);
     TEST(a_write_that_fails_leaves_no_entry);
     TEST(threads_share_blocks);

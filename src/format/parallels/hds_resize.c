@@ -5,15 +5,20 @@
  * The table begins right behind the header. Where a longer one has no room
  * before the first cluster, the clusters that are in its way move to the end.
  *
+ * The table may have more entries than the disk needs. What those lead to was
+ * never seen, and must not become part of a larger disk.
+ *
  * Order of writes:
- *   1. the clusters in the way are copied to the end of the file; flush;
- *   2. their entries; flush. Nothing leads to the old places any more;
- *   3. what the table grows into becomes zeroes, and what the last cluster
+ *   1. entries behind the disk's end become 0; flush;
+ *   2. the clusters in the way are copied to the end of the file; flush;
+ *   3. their entries; flush. Nothing leads to the old places any more;
+ *   4. what the table grows into becomes zeroes, and what the last cluster
  *      holds behind the old end; flush;
- *   4. the header's sector: size, entries, where data can be; flush. Until then
- *      the new entries are no entries.
- * Shrinking is the header alone, and then what nobody uses at the end of the
- * file is cut off.
+ *   5. the header's sector: size, entries, where data can be; flush. Until then
+ *      the new entries are no entries;
+ *   6. if there were any in step 1, what nobody uses at the end of the file is
+ *      cut off.
+ * Shrinking is the header alone, and then step 6.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -29,6 +34,7 @@ struct hds_move {
     struct hds *h;
     uint64_t below; /* clusters that begin before this are in the way */
     uint64_t end;   /* of the last cluster */
+    bool dropped;   /* there were entries behind the disk's end */
 };
 
 static int move_copy(struct hds *h, uint64_t from, uint64_t to,
@@ -116,6 +122,45 @@ static int resize_room(struct hds *h, uint64_t table_end, uint64_t data_start,
     return ret ? ret : rhea_storage_flush(h->base.storage, err);
 }
 
+static int drop_entry(void *opaque, uint64_t index, uint32_t entry,
+                      struct rhea_error *err)
+{
+    struct hds_move *m = opaque;
+    (void)entry;
+    m->dropped = true;
+    return hds_entry_set(m->h, index, 0, err);
+}
+
+/* Entries behind the disk's end, whatever they are, become 0. */
+static int resize_drop(struct hds_move *m, struct rhea_error *err)
+{
+    uint64_t used = div_up(m->h->base.size, m->h->cluster_size);
+    int ret = hds_each_entry(m->h, used, drop_entry, m, err);
+    return ret || !m->dropped ? ret : hds_write_back(m->h, err);
+}
+
+static int cut_find_end(void *opaque, uint64_t index, uint32_t entry,
+                        struct rhea_error *err)
+{
+    struct hds_move *m = opaque;
+    (void)index;
+    (void)err;
+    m->end = RHEA_MAX(m->end, hds_host(m->h, entry) + m->h->cluster_size);
+    return 0;
+}
+
+/* What the file holds behind the last cluster is nobody's. */
+static int resize_cut(struct hds *h, struct rhea_error *err)
+{
+    struct hds_move m = {.h = h, .end = h->data_start};
+    int ret = hds_each_entry(h, 0, cut_find_end, &m, err);
+    if (!ret && m.end < h->blocks.file_end) {
+        ret = rhea_storage_truncate(h->base.storage, m.end, err);
+        h->blocks.file_end = h->blocks.grown = hds_grid_up(h, m.end);
+    }
+    return ret;
+}
+
 /* What the last cluster holds behind the old end must not show. */
 static int resize_clear(struct hds *h, struct rhea_error *err)
 {
@@ -135,8 +180,9 @@ static int resize_grow(struct hds *h, uint64_t size, uint32_t entries,
 {
     uint64_t table_end = HDS_HEADER + 4 * (uint64_t)entries;
     uint64_t data_start = resize_start(h, table_end);
-    int ret = 0;
-    if (entries > h->entries)
+    struct hds_move m = {.h = h};
+    int ret = resize_drop(&m, err);
+    if (!ret && entries > h->entries)
         ret = resize_room(h, table_end, data_start, err);
     if (!ret)
         ret = resize_clear(h, err);
@@ -147,34 +193,18 @@ static int resize_grow(struct hds *h, uint64_t size, uint32_t entries,
     h->entries = entries;
     h->table_end = table_end;
     h->data_start = data_start;
-    return 0;
-}
-
-static int shrink_find_end(void *opaque, uint64_t index, uint32_t entry,
-                           struct rhea_error *err)
-{
-    struct hds_move *m = opaque;
-    (void)index;
-    (void)err;
-    m->end = RHEA_MAX(m->end, hds_host(m->h, entry) + m->h->cluster_size);
-    return 0;
+    return m.dropped ? resize_cut(h, err) : 0;
 }
 
 static int resize_shrink(struct hds *h, uint64_t size, uint32_t entries,
                          struct rhea_error *err)
 {
-    struct hds_move m = {.h = h, .end = h->data_start};
     int ret = resize_header(h, size, entries, h->data_start, err);
     if (ret)
         return ret;
     h->entries = entries;
     h->table_end = HDS_HEADER + 4 * (uint64_t)entries;
-    ret = hds_each_entry(h, 0, shrink_find_end, &m, err);
-    if (!ret && m.end < h->blocks.file_end) {
-        ret = rhea_storage_truncate(h->base.storage, m.end, err);
-        h->blocks.file_end = h->blocks.grown = hds_grid_up(h, m.end);
-    }
-    return ret;
+    return resize_cut(h, err);
 }
 
 static int resize_check(const struct hds *h, const struct rhea_resize *how,

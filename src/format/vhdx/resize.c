@@ -64,14 +64,7 @@ static int resize_tail(struct vhdx *v, uint64_t old, uint64_t new,
                        bool hide_below, struct rhea_error *err)
 {
     uint64_t end = RHEA_MIN(align_up(old, v->metadata.block_size), new);
-    struct rhea_extent x;
-    int ret = 0;
-    for (uint64_t at = old; at < end && !ret; at += x.length) {
-        ret = blocks_map(&v->blocks, at, end - at, &x, err);
-        if (!ret && (x.kind == RHEA_EXTENT_DATA || hide_below))
-            ret = blocks_write_zeroes(&v->blocks, at, x.length, false, err);
-    }
-    return ret ? ret : blocks_flush(&v->blocks, err);
+    return blocks_hide(&v->blocks, old, end, hide_below, err);
 }
 
 static uint64_t resize_entry(const struct resize *r, uint64_t block,

@@ -474,19 +474,9 @@ static int change_grow_table(struct vpc *v, uint64_t old, uint64_t blocks,
 static int change_zero_new(struct vpc *v, uint64_t old, bool hide_below,
                            struct rhea_error *err)
 {
-    struct rhea_format *f = &v->base;
-    uint64_t end = RHEA_MIN(align_up(old, v->block_size), f->size);
-    int ret = 0;
-    for (uint64_t at = old; at < end && !ret;) {
-        struct rhea_extent x;
-        ret = blocks_map(&v->blocks, at, end - at, &x, err);
-        if (!ret && x.kind == RHEA_EXTENT_DATA)
-            ret = blocks_write_zeroes(&v->blocks, at, x.length, false, err);
-        at += ret ? 0 : x.length;
-    }
-    if (!ret && hide_below)
-        ret = blocks_write_zeroes(&v->blocks, old, f->size - old, false, err);
-    return ret ? ret : blocks_flush(&v->blocks, err);
+    uint64_t end = RHEA_MIN(align_up(old, v->block_size), v->base.size);
+    return blocks_hide(&v->blocks, old, hide_below ? v->base.size : end,
+                       hide_below, err);
 }
 
 static int change_grow(struct vpc *v, const struct rhea_resize *how,
