@@ -266,7 +266,10 @@ static void inplace_done(const struct job *job, struct rhea_storage *s,
     FUZZ_REQUIRE(size <= plan->final_file_size,
                  "%" PRIu64 " bytes in the end, not %" PRIu64, size,
                  plan->final_file_size);
-    inplace_verify(job, s, true, true, "converted");
+    /* Tidying up what somebody else has written leaves a count that is too high
+     * as it was; of what this program writes none is. */
+    inplace_verify(job, s, true, plan->action == RHEA_INPLACE_CONVERT,
+                   "converted");
     inplace_again(job, s);
     if (plan->action == RHEA_INPLACE_CONVERT)
         inplace_back(job, s);
