@@ -553,8 +553,8 @@ def _(path):
 
 @case('parallels a file as long as can be', refused=True)
 def _(path):
-    parallels(path, entries=2000, sectors=16000, table=[2 ** 32 - 2] * 2000,
-              data_off=16, file_size=1 << 43)
+    parallels(path, entries=2000, sectors=16000, table=[2 ** 31 - 2] * 2000,
+              data_off=16, file_size=1 << 42)
 
 
 @case('nothing', refused=True)
