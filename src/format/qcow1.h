@@ -56,9 +56,9 @@ struct qcow1 {
     uint64_t l1_offset, l1_size; /* in the file; entries */
     uint64_t backing_offset;
     uint32_t backing_length; /* by the header; what is behind a NUL counts */
-    char *backing_file; /* NULL: none */
-    uint64_t file_size; /* when it was opened */
-    bool repairable;    /* the file is open for writing */
+    char *backing_file;      /* NULL: none */
+    uint64_t file_size;      /* when it was opened */
+    bool repairable;         /* the file is open for writing */
 
     struct table tables;
     struct blocks blocks;
