@@ -300,7 +300,7 @@ int vmdk_create(struct rhea_storage *storage, const struct rhea_create *how,
                 struct rhea_error *err)
 {
     struct new_image n = {
-        .size = how->size,
+        .size = align_up(how->size, VMDK_SECTOR),
         .name = how->name ? how->name : "disk.vmdk",
     };
     int ret = new_take_options(&n, how->options, how->n_options, err);
