@@ -19,6 +19,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/finding.h"
 #include "format/parallels/bundle.h"
 #include "format/parallels/hds.h"
 
@@ -29,7 +30,7 @@ struct file_findings {
     struct rhea_check *out;
 };
 
-static void check_tell(void *opaque, bool is_error, const char *text)
+static void check_tell_file(void *opaque, bool is_error, const char *text)
 {
     const struct file_findings *f = opaque;
     char line[512];
@@ -37,18 +38,6 @@ static void check_tell(void *opaque, bool is_error, const char *text)
         return;
     snprintf(line, sizeof(line), "%.200s: %s", f->name, text);
     f->out->finding(f->out->opaque, is_error, line);
-}
-
-static void check_add(struct rhea_check *sum, const struct rhea_check *one)
-{
-    sum->corruptions += one->corruptions;
-    sum->corruptions_fixed += one->corruptions_fixed;
-    sum->leaks += one->leaks;
-    sum->leaks_fixed += one->leaks_fixed;
-    sum->errors += one->errors;
-    sum->total_clusters += one->total_clusters;
-    sum->allocated_clusters += one->allocated_clusters;
-    sum->fragmented_clusters += one->fragmented_clusters;
 }
 
 /* The header of a growing file is not repaired here: it has its own size. */
@@ -64,7 +53,7 @@ static int check_size(struct bundle_file *file, struct rhea_check *one,
     snprintf(text, sizeof(text),
              "the file holds %" PRIu64 " bytes of a storage of %" PRIu64 "%s",
              size, file->size, fix ? "; it is longer now" : "");
-    check_tell(one->opaque, true, text);
+    check_tell_file(one->opaque, true, text);
     if (!fix) {
         one->corruptions++;
         return 0;
@@ -88,7 +77,7 @@ int bundle_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
         for (struct bundle_file *file = b->parts[i].top; !ret && file;
              file = file->lower) {
             struct file_findings findings = {file->name, check};
-            struct rhea_check one = {.finding = check_tell,
+            struct rhea_check one = {.finding = check_tell_file,
                                      .opaque = &findings,
                                      .progress = check->progress};
             if (file->hds)
@@ -98,6 +87,7 @@ int bundle_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
                 ret = check_size(
                     file, &one, file->writable && (fix & RHEA_FIX_ERRORS), err);
             check_add(check, &one);
+            check->total_clusters += one.total_clusters;
         }
     pthread_rwlock_unlock(&b->lock);
     return ret;

@@ -379,18 +379,6 @@ static int check_again(struct vmdk_checker *c, struct rhea_error *err)
     return ret;
 }
 
-static void check_add(struct rhea_check *sum, const struct rhea_check *one)
-{
-    sum->corruptions += one->corruptions;
-    sum->corruptions_fixed += one->corruptions_fixed;
-    sum->leaks += one->leaks;
-    sum->leaks_fixed += one->leaks_fixed;
-    sum->errors += one->errors;
-    sum->allocated_clusters += one->allocated_clusters;
-    sum->fragmented_clusters += one->fragmented_clusters;
-    sum->compressed_clusters += one->compressed_clusters;
-}
-
 /* With the lock held. */
 static int check_sparse(struct vmdk_extent *x, unsigned fix,
                         struct rhea_check *check, struct rhea_error *err)
