@@ -139,8 +139,8 @@ static void every_cipher_reads_what_it_wrote(void)
         "cipher-alg=twofish-256 cipher-mode=ecb hash-alg=ripemd160",
         "cipher-alg=aes-128 hash-alg=whirlpool",
         "cipher-alg=cast5-128 cipher-mode=cbc hash-alg=sha224",
-        "cipher-alg=aes-256 cipher-mode=xts ivgen-alg=essiv "
-        "ivgen-hash-alg=md5 hash-alg=sha384",
+        ("cipher-alg=aes-256 cipher-mode=xts ivgen-alg=essiv "
+         "ivgen-hash-alg=md5 hash-alg=sha384"),
     };
     static uint8_t data[10000], got[10000];
 

@@ -29,6 +29,7 @@
 
 enum { CHECK_UNIT = 4096 };
 
+RHEA_PRINTF(3, 0)
 static void check_count(struct vmdk_checker *c, bool is_error, const char *fmt,
                         va_list args)
 {

@@ -10,8 +10,7 @@
 
 static inline struct vmdk_extent *vmdk_extent_of(struct blocks *b)
 {
-    return (struct vmdk_extent *)((char *)b -
-                                  offsetof(struct vmdk_extent, blocks));
+    return (void *)((char *)b - offsetof(struct vmdk_extent, blocks));
 }
 
 /* What an entry of a grain table says. */
