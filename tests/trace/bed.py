@@ -217,7 +217,8 @@ class Guest:
         self.close()
 
 
-def main(tests):
+def main(tests, after=None):
+    """AFTER: what is to be done at the end."""
     global _out  # pylint: disable=global-statement
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
     _out = scratch("gdb.out")
@@ -232,6 +233,8 @@ def main(tests):
     tests = [t for t in tests
              if not names or any(n in t.__name__ for n in names)]
     code = tap.main(tests)
+    if after:
+        after()
     clean()
     sys.stdout.flush()
     os._exit(code)
