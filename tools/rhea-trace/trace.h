@@ -3,12 +3,13 @@
 #ifndef RHEA_TRACE_TRACE_H
 #define RHEA_TRACE_TRACE_H
 
+#include <getopt.h>
 #include <sys/types.h>
 
 #include "common/common.h"
 #include "gdb/session.h"
 
-/* QEMU as it is started by us. */
+/* launch.c: QEMU as it is started by us. */
 struct launch {
     pid_t pid;        /* 0: none */
     char folder[256]; /* of the stub's socket and of frames; "": none */
@@ -25,6 +26,40 @@ int launch_start(struct launch *l, char **argv, struct rhea_error *err);
 int launch_wait(struct launch *l, struct rhea_error *err);
 /* Wait until QEMU has ended, which is told to if END says so; its exit code. */
 int launch_finish(struct launch *l, bool end);
+
+/* run.c: what all commands need that stand between gdb and QEMU. */
+struct run {
+    struct session_how how;
+    struct launch launch;
+    char file[512]; /* of frames */
+    bool own_file;  /* nobody asked to keep it */
+};
+
+/* Options, all of which run_option takes. */
+#define RUN_LETTERS "s:f:b:w:t:"
+#define RUN_OPTIONS                                                            \
+    {"stub", required_argument, NULL, 's'},                                    \
+        {"file", required_argument, NULL, 'f'},                                \
+        {"buffer", required_argument, NULL, 'b'},                              \
+        {"way", required_argument, NULL, 'w'},                                 \
+    {                                                                          \
+        "timeout", required_argument, NULL, 't'                                \
+    }
+extern const char run_help[];
+
+void run_init(struct run *r);
+/* Take an option; a negative errno where a message was printed. */
+int run_option(struct run *r, int c, const char *text);
+/* "1.5", for an option of that name. */
+int run_get_seconds(const char *option, const char *text, double *seconds);
+/* Catch signals; start QEMU, unless there is a stub; say where files are. */
+int run_prepare(struct run *r, char **qemu, struct rhea_error *err);
+/* The signal that came; 0: none. */
+int run_signal(void);
+/* Print ERR, end QEMU where RET is a failure or a signal; the exit code. */
+int run_finish(struct run *r, int ret, const struct rhea_error *err);
+/* Print what is wrong with an option that getopt_long refused (`:`, `?`). */
+int trace_bad_option(int c, char **argv);
 
 /* Commands: each gets its arguments from its own name on. */
 int serve_main(int argc, char **argv);

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* Standing between gdb and QEMU: what all commands that do so share. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/size.h"
+#include "trace.h"
+
+enum { DEFAULT_BUFFER = 64 << 20 };
+
+static volatile sig_atomic_t stop;
+static sigset_t waiting;
+
+static void note_signal(int number)
+{
+    stop = number;
+}
+
+/* They are blocked but while the session waits. */
+static void catch_signals(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = note_signal};
+    sigset_t block;
+
+    sigemptyset(&block);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+        sigaction(signals[i], &action, NULL);
+        sigaddset(&block, signals[i]);
+    }
+    signal(SIGPIPE, SIG_IGN);
+    sigprocmask(SIG_BLOCK, &block, &waiting);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        sigdelset(&waiting, signals[i]);
+}
+
+int run_signal(void)
+{
+    return stop;
+}
+
+void run_init(struct run *r)
+{
+    *r = (struct run){.how = {.limit = DEFAULT_BUFFER,
+                              .timeout = STUB_TIMEOUT,
+                              .stop = &stop,
+                              .signals = &waiting}};
+}
+
+/* --- options ------------------------------------------------------------- */
+
+const char run_help[] =
+    "  -s, --stub ADDRESS    QEMU's stub (its -gdb or -s)\n"
+    "  -f, --file FILE       where trace frames are kept; must not exist\n"
+    "  -b, --buffer SIZE     room for trace frames (64M)\n"
+    "  -w, --way WAY         how hits are noticed: auto, stub or hardware\n"
+    "  -t, --timeout SECONDS how long the stub may take to answer (30)\n";
+
+static int set_way(struct run *r, const char *name)
+{
+    static const char *const names[] = {"auto", "stub", "hardware"};
+
+    for (unsigned i = 0; i < 3; i++) {
+        if (!strcmp(name, names[i])) {
+            r->how.way = (enum session_way)i;
+            return 0;
+        }
+    }
+    tool_error("there is no way %s: say auto, stub or hardware", name);
+    return -EINVAL;
+}
+
+int run_get_seconds(const char *option, const char *text, double *seconds)
+{
+    char *end;
+
+    *seconds = strtod(text, &end);
+    if (*end || !*text || !(*seconds > 0) || *seconds > 1e6) {
+        tool_error("%s %s is no number of seconds", option, text);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int set_timeout(struct run *r, const char *text)
+{
+    double seconds;
+    int ret = run_get_seconds("--timeout", text, &seconds);
+
+    if (ret == 0)
+        r->how.timeout = (int)(seconds * 1000);
+    return ret;
+}
+
+static int set_size(struct run *r, const char *text)
+{
+    struct rhea_error err;
+
+    if (size_parse(text, &r->how.limit, &err) < 0) {
+        tool_error("--buffer %s: %s", text, err.text);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+int run_option(struct run *r, int c, const char *text)
+{
+    switch (c) {
+    case 's':
+        r->how.stub = text;
+        return 0;
+    case 'f':
+        snprintf(r->file, sizeof(r->file), "%s", text);
+        return 0;
+    case 'b':
+        return set_size(r, text);
+    case 'w':
+        return set_way(r, text);
+    case 't':
+        return set_timeout(r, text);
+    default:
+        return -ENOENT;
+    }
+}
+
+int trace_bad_option(int c, char **argv)
+{
+    if (c == ':')
+        tool_error("%s needs an argument", argv[optind - 1]);
+    else
+        tool_error("there is no option %s", argv[optind - 1]);
+    return -EINVAL;
+}
+
+/* --- life ---------------------------------------------------------------- */
+
+int run_prepare(struct run *r, char **qemu, struct rhea_error *err)
+{
+    int ret;
+
+    catch_signals();
+    ret = launch_folder(&r->launch, err);
+    if (ret == 0 && !r->how.stub) {
+        ret = launch_start(&r->launch, qemu, err);
+        if (ret == 0)
+            ret = launch_wait(&r->launch, err);
+        r->how.stub = r->launch.stub;
+        r->how.child = r->launch.pid;
+    }
+    r->own_file = !r->file[0];
+    if (r->own_file)
+        snprintf(r->file, sizeof(r->file), "%s/frames", r->launch.folder);
+    r->how.file = r->file;
+    return ret;
+}
+
+int run_finish(struct run *r, int ret, const struct rhea_error *err)
+{
+    int code;
+
+    if (ret < 0 && ret != -EINTR)
+        tool_error("%s", err->text);
+    code = launch_finish(&r->launch, ret < 0);
+    if (ret == -EINTR)
+        return 128 + stop;
+    return ret < 0 ? 1 : code;
+}
