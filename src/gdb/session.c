@@ -92,6 +92,24 @@ int session_open(struct session *s, const struct session_how *how,
     return ret;
 }
 
+/* QEMU removes all breakpoints at `D`; a client that only hangs up leaves them
+ * there, and the guest would stop at the next one for good. */
+void session_leave(struct session *s)
+{
+    const char *reply;
+    int ret = 0;
+
+    if (s->stub.wire.dead || s->how.child)
+        return;
+    if (s->stub.running)
+        ret = stub_interrupt(&s->stub, NULL);
+    if (ret == 0 && s->stub.running)
+        ret = stub_wait(&s->stub, s->how.timeout, NULL);
+    if (ret == 0)
+        (void)stub_callf(&s->stub, &reply, NULL,
+                         stub_has(&s->stub, "multiprocess+") ? "D;1" : "D");
+}
+
 void session_close(struct session *s)
 {
     if (s->listener >= 0)

@@ -80,6 +80,9 @@ int session_open(struct session *s, const struct session_how *how,
                  struct rhea_error *err);
 /* Until the stub is gone (0), a signal (-EINTR) or a failure. */
 int session_serve(struct session *s, struct rhea_error *err);
+/* Serving has ended by a signal: let a guest that is not ours run on, without
+ * anything of us in it. */
+void session_leave(struct session *s);
 void session_close(struct session *s);
 
 /* --- between the parts --------------------------------------------------- */

@@ -112,6 +112,8 @@ static int serve(struct serve *v, struct rhea_error *err)
     if (ret < 0)
         return ret;
     ret = session_serve(&s, err);
+    if (ret == -EINTR)
+        session_leave(&s);
     n = frames_count(s.tracer.frames);
     session_close(&s);
     tidy(&v->run, n);
