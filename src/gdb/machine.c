@@ -149,6 +149,12 @@ enum machine_bits machine_bits(const struct machine *m)
     return cs == 0x23 || cs == 0x1b ? MACHINE_32 : MACHINE_64;
 }
 
+bool machine_is_protected_32(const struct machine *m)
+{
+    return m->cr0 >= 0 && machine_bits(m) == MACHINE_32 &&
+           !(machine_value(m, m->efer) & EFER_LMA);
+}
+
 static uint64_t code_base(const struct machine *m)
 {
     uint64_t cs = machine_value(m, m->cs) & 0xffff;
@@ -215,10 +221,11 @@ size_t machine_read(struct machine *m, uint64_t address, void *buf, size_t len)
 static bool get_register(void *opaque, unsigned n, void *bytes)
 {
     struct machine *m = opaque;
-    const uint8_t *from = machine_register(m, n);
+    const struct layout *l = m->view ? &m->view->shown.layout : m->layout;
+    const uint8_t *from = machine_register(m, m->view ? m->view->from[n] : n);
 
     if (from)
-        memcpy(bytes, from, m->layout->registers[n].size);
+        memcpy(bytes, from, l->registers[n].size);
     return from != NULL;
 }
 

@@ -14,6 +14,7 @@
 #include "gdb/memory.h"
 #include "gdb/past.h"
 #include "gdb/stub.h"
+#include "gdb/view.h"
 
 enum { MACHINE_THREAD = 32 /* characters of a thread's name, with the zero */ };
 
@@ -22,7 +23,9 @@ enum machine_bits { MACHINE_16 = 16, MACHINE_32 = 32, MACHINE_64 = 64 };
 
 struct machine {
     struct stub *stub;
-    const struct layout *layout;
+    const struct layout *layout; /* the stub's */
+    /* The registers that tracepoints mean; NULL: the stub's. */
+    const struct view *view;
     struct memory memory;
     char thread[MACHINE_THREAD]; /* which one; "": whichever the stub has */
     /* private */
@@ -53,6 +56,8 @@ const uint8_t *machine_register(const struct machine *m, unsigned n);
 uint64_t machine_value(const struct machine *m, int n);
 
 enum machine_bits machine_bits(const struct machine *m);
+/* Protected mode on a processor that is not in long mode. */
+bool machine_is_protected_32(const struct machine *m);
 /* The address that the processor is at: with the code segment's base, as
  * breakpoints count. */
 uint64_t machine_pc(const struct machine *m);

@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "gdb/session_packets.h"
 #include "gdb/session_run.h"
@@ -81,6 +82,8 @@ int session_open(struct session *s, const struct session_how *how,
     if (ret == 0)
         ret = tracer_init(&s->tracer, &s->machine, &s->description, how->file,
                           how->limit, err);
+    if (ret == 0 && how->arch)
+        ret = session_choose_view(s, err);
     if (ret == 0 && (how->way == SESSION_HARDWARE ||
                      (how->way == SESSION_AUTO && s->is_kvm)))
         s->tracer.way = &way_hardware;
@@ -122,6 +125,7 @@ void session_close(struct session *s)
     wire_finish(&s->gdb);
     packet_text_finish(&s->reply);
     free(s->lines);
+    view_finish(&s->view);
     description_finish(&s->description);
     *s = (struct session){.listener = -1, .gdb = {.fd = -1, .dead = true}};
 }
@@ -182,6 +186,22 @@ int session_forward(struct session *s, const char *packet, size_t len,
     return ret;
 }
 
+int session_put_part(struct session *s, const char *text, size_t len,
+                     struct packet_cursor part, struct rhea_error *err)
+{
+    uint64_t offset, size;
+
+    if (!packet_number(&part, &offset) || !packet_skip(&part, ",") ||
+        !packet_number(&part, &size))
+        return rhea_error_set(err, EINVAL,
+                              "gdb asks for an unknown part of an object");
+    offset = RHEA_MIN(offset, (uint64_t)len);
+    size = RHEA_MIN(size, (uint64_t)PACKET_MAX / 4);
+    packet_puts(&s->reply, len - offset > size ? "m" : "l");
+    packet_put(&s->reply, text + offset, (size_t)RHEA_MIN(len - offset, size));
+    return 0;
+}
+
 static int answer(struct session *s, struct rhea_error *err)
 {
     if (s->reply.failed)
@@ -229,6 +249,8 @@ static int handle(struct session *s, const char *packet, size_t len,
         p = session_find(session_look_packets, packet, len);
     if (!p)
         p = session_find(session_trace_packets, packet, len);
+    if (!p)
+        p = session_find(session_view_packets, packet, len);
     if (!p)
         p = session_find(session_base_packets, packet, len);
     if (!p && session_is_resume(packet, len))

@@ -16,8 +16,17 @@
 #include <signal.h>
 
 #include "gdb/tracer.h"
+#include "gdb/view.h"
 
 enum session_way { SESSION_AUTO, SESSION_STUB, SESSION_HARDWARE };
+
+/* The registers that gdb is to see. */
+enum session_arch {
+    SESSION_ARCH_AUTO, /* as the processor's mode is when gdb comes */
+    SESSION_ARCH_X86_64,
+    SESSION_ARCH_I386,
+    SESSION_ARCH_I8086,
+};
 
 struct session_how {
     const char *stub;   /* its address */
@@ -25,6 +34,7 @@ struct session_how {
     const char *file;   /* of trace frames, which must not be there */
     uint64_t limit;     /* bytes of frames */
     enum session_way way;
+    enum session_arch arch;
     pid_t child; /* QEMU, where it is ours: ends with us and we with it;
                     0: none */
     bool resume; /* let the guest run until gdb comes */
@@ -48,7 +58,8 @@ struct request {
 struct session {
     struct session_how how;
     struct stub stub;
-    struct description description;
+    struct description description; /* the stub's */
+    struct view view;               /* what gdb sees instead */
     struct machine machine;
     struct tracer tracer;
     int listener;
@@ -101,6 +112,7 @@ struct session_packet {
 
 extern const struct session_packet session_trace_packets[];
 extern const struct session_packet session_look_packets[];
+extern const struct session_packet session_view_packets[];
 /* The handler of a packet; NULL: it goes to the stub. */
 const struct session_packet *session_find(const struct session_packet *list,
                                           const char *packet, size_t len);
@@ -108,6 +120,10 @@ const struct session_packet *session_find(const struct session_packet *list,
 /* Pass a packet on and its answer back. */
 int session_forward(struct session *s, const char *packet, size_t len,
                     struct rhea_error *err);
+/* Answer with what PART, `OFFSET,LENGTH`, asks of a text: `m` and a part, or
+ * `l` and the last one. */
+int session_put_part(struct session *s, const char *text, size_t len,
+                     struct packet_cursor part, struct rhea_error *err);
 /* Answers. An error's text is what gdb shows. */
 int session_ok(struct session *s);
 int session_refuse(struct session *s, const struct rhea_error *err);
@@ -121,6 +137,10 @@ int session_run(struct session *s, const char *packet, size_t len,
                 struct rhea_error *err);
 /* A connection to our socket is gdb's. Takes FD over. */
 int session_accept(struct session *s, int fd);
+
+/* session_view.c: decide which registers gdb is to see. The guest is stopped.
+ */
+int session_choose_view(struct session *s, struct rhea_error *err);
 
 /* --- handlers in other files ---------------------------------------------- */
 

@@ -305,20 +305,17 @@ static void describe_frame(const struct session *s,
     fputs("</traceframe-info>\n", out);
 }
 
-/* `:OFFSET,LENGTH`; `m` and a part, or `l` and the last one. */
 int session_frame_info(struct session *s, struct packet_cursor rest,
                        const char *packet, size_t len, struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *text = NULL;
     struct frames_frame frame;
-    uint64_t offset, size;
     size_t n;
     FILE *out;
 
     (void)packet;
     (void)len;
-    if (!packet_skip(&rest, ":") || !packet_number(&rest, &offset) ||
-        !packet_skip(&rest, ",") || !packet_number(&rest, &size))
+    if (!packet_skip(&rest, ":"))
         return malformed(err, "what is asked of a trace frame");
     if (s->frame < 0 || !frames_get(frames_of(s), (uint64_t)s->frame, &frame))
         return rhea_error_set(err, ENOENT, "no trace frame is looked at");
@@ -328,11 +325,7 @@ int session_frame_info(struct session *s, struct packet_cursor rest,
     describe_frame(s, &frame, out);
     if (fclose(out) != 0)
         return rhea_error_errno(err, errno, "cannot describe a trace frame");
-    offset = RHEA_MIN(offset, (uint64_t)n);
-    size = RHEA_MIN(size, (uint64_t)PACKET_MAX / 4);
-    packet_puts(&s->reply, n - offset > size ? "m" : "l");
-    packet_put(&s->reply, text + offset, (size_t)RHEA_MIN(n - offset, size));
-    return 0;
+    return session_put_part(s, text, n, rest, err);
 }
 
 /* `m` must not hide `monitor`-like packets: the letters are followed by a

@@ -116,18 +116,6 @@ static int select_thread(struct session *s, struct packet_cursor rest,
     return ret;
 }
 
-/* gdb changes registers: a thread may stand somewhere else now. */
-static int write_registers(struct session *s, struct packet_cursor rest,
-                           const char *packet, size_t len,
-                           struct rhea_error *err)
-{
-    (void)rest;
-    machine_forget(&s->machine);
-    tracer_departed(&s->tracer,
-                    s->machine.thread[0] ? s->machine.thread : NULL);
-    return session_forward(s, packet, len, err);
-}
-
 /* --- breakpoints --------------------------------------------------------- */
 
 static int insert_breakpoint(struct session *s, struct packet_cursor rest,
@@ -211,6 +199,9 @@ static void describe(struct session *s, FILE *out)
             : s->is_kvm ? "QEMU with KVM"
                         : "QEMU with TCG");
     fprintf(out, "way: %s (%s)\n", t->way->name, t->way->text);
+    fprintf(out, "registers: %s\n",
+            s->view.kind == VIEW_STUB ? "as the stub has them"
+                                      : view_name(s->view.kind));
     if (m->pid)
         fprintf(out, "memory: read from process %d, %u ranges\n", (int)m->pid,
                 m->n);
@@ -257,8 +248,6 @@ const struct session_packet session_base_packets[] = {
     {"QStartNoAckMode", true, no_ack_mode},
     {"?", true, why_stopped},
     {"Hg", false, select_thread},
-    {"G", false, write_registers},
-    {"P", false, write_registers},
     {"Z", false, insert_breakpoint},
     {"z", false, remove_breakpoint},
     {"D", false, detach},

@@ -13,18 +13,28 @@ int tracer_init(struct tracer *t, struct machine *machine,
 
     *t = (struct tracer){.machine = machine, .way = &way_stub};
     ret = experiment_create(&t->experiment, err);
-    if (ret == 0) {
-        t->experiment->layout = *machine->layout;
-        t->experiment->description = strdup(description->text);
-        ret = frames_create(&t->frames, path, limit, err);
-    }
     if (ret == 0)
-        ret = frames_publish(t->frames, t->experiment, err);
+        ret = frames_create(&t->frames, path, limit, err);
+    if (ret == 0)
+        ret = tracer_describe(t, description, err);
     if (ret == 0)
         ret = hit_init(&t->hit, t->frames, t->experiment, err);
     if (ret < 0)
         tracer_finish(t);
     return ret;
+}
+
+int tracer_describe(struct tracer *t, const struct description *d,
+                    struct rhea_error *err)
+{
+    char *text = strdup(d->text);
+
+    if (!text)
+        return rhea_error_errno(err, ENOMEM, "cannot keep a description");
+    free(t->experiment->description);
+    t->experiment->description = text;
+    t->experiment->layout = d->layout;
+    return frames_publish(t->frames, t->experiment, err);
 }
 
 void tracer_finish(struct tracer *t)

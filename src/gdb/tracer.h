@@ -68,6 +68,9 @@ int tracer_init(struct tracer *t, struct machine *machine,
                 const struct description *description, const char *path,
                 uint64_t limit, struct rhea_error *err);
 void tracer_finish(struct tracer *t);
+/* From now on these are the registers; there are no frames. */
+int tracer_describe(struct tracer *t, const struct description *d,
+                    struct rhea_error *err);
 
 bool tracer_is_running(const struct tracer *t);
 

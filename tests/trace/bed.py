@@ -139,17 +139,19 @@ class Guest:
     """A guest under rhea-trace, with gdb connected."""
 
     def __init__(self, bits=64, qemu="qemu-system-x86_64", options=(),
-                 own=(), image=None, elf=None, connect=True, remote="remote"):
+                 own=(), image=None, elf=None, connect=True, remote="remote",
+                 stopped=True, kernel="-kernel"):
         self.elf, self.image = (elf, image) if image else build(bits)
         self.socket = scratch("gdb-%d" % time.monotonic_ns())
         self.file = self.socket + ".frames"
         self.log = open(self.socket + ".log", "w+b")
         self.remote = remote
-        self.fresh = image is None
+        self.fresh = image is None and stopped
         self.process = subprocess.Popen(
             [TRACE, "-l", self.socket, "-f", self.file, "-q"] + list(own) +
             ["--", qemu, "-display", "none", "-monitor", "none", "-serial",
-             "none", "-nodefaults", "-S", "-kernel", self.image] + list(options),
+             "none", "-nodefaults", kernel, self.image] +
+            ["-S"] * stopped + list(options),
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
             preexec_fn=die_with_parent)
         self.wait_for_socket()

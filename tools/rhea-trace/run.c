@@ -56,6 +56,10 @@ const char run_help[] =
     "  -f, --file FILE       where trace frames are kept; must not exist\n"
     "  -b, --buffer SIZE     room for trace frames (64M)\n"
     "  -w, --way WAY         how hits are noticed: auto, stub or hardware\n"
+    "  -a, --arch ARCH       the registers that gdb gets: auto (by the mode "
+    "of\n"
+    "                        the processor when gdb comes), x86-64, i386, "
+    "i8086\n"
     "  -t, --timeout SECONDS how long the stub may take to answer (30)\n";
 
 static int set_way(struct run *r, const char *name)
@@ -69,6 +73,21 @@ static int set_way(struct run *r, const char *name)
         }
     }
     tool_error("there is no way %s: say auto, stub or hardware", name);
+    return -EINVAL;
+}
+
+static int set_arch(struct run *r, const char *name)
+{
+    static const char *const names[] = {"auto", "x86-64", "i386", "i8086"};
+
+    for (unsigned i = 0; i < 4; i++) {
+        if (!strcmp(name, names[i])) {
+            r->how.arch = (enum session_arch)i;
+            return 0;
+        }
+    }
+    tool_error("there is no architecture %s: say auto, x86-64, i386 or i8086",
+               name);
     return -EINVAL;
 }
 
@@ -118,6 +137,8 @@ int run_option(struct run *r, int c, const char *text)
         return set_size(r, text);
     case 'w':
         return set_way(r, text);
+    case 'a':
+        return set_arch(r, text);
     case 't':
         return set_timeout(r, text);
     default:

@@ -36,12 +36,13 @@ struct run {
 };
 
 /* Options, all of which run_option takes. */
-#define RUN_LETTERS "s:f:b:w:t:"
+#define RUN_LETTERS "s:f:b:w:a:t:"
 #define RUN_OPTIONS                                                            \
     {"stub", required_argument, NULL, 's'},                                    \
         {"file", required_argument, NULL, 'f'},                                \
         {"buffer", required_argument, NULL, 'b'},                              \
         {"way", required_argument, NULL, 'w'},                                 \
+        {"arch", required_argument, NULL, 'a'},                                \
     {                                                                          \
         "timeout", required_argument, NULL, 't'                                \
     }

@@ -8,7 +8,8 @@
  *     WORK_OPEN        openat(AT_FDCWD, "/no/such/file-N", N), N = 0, 1, ...
  *     WORK_WRITE       write(a file, "line N of many\n", its length)
  *     WORK_EVERYWHERE  a process on each processor calls getpgid(1000 + CPU)
- *     WORK_HIGH        openat with the path at the highest address that there is
+ *     WORK_HIGH        openat with the path at the highest address that there
+ * is
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -83,11 +84,13 @@ static void find_symbols(void)
 /* On 5 levels of tables addresses have 56 bits for user programs. */
 static void find_high(void)
 {
-    static const unsigned long places[] = {0xfffff000UL << 24, 0x7ffff000UL << 16};
+    static const unsigned long places[] = {0xfffff000UL << 24,
+                                           0x7ffff000UL << 16};
 
     for (size_t i = 0; i < 2 && !high; i++) {
-        char *p = mmap((void *)places[i], 4096, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        char *p =
+            mmap((void *)places[i], 4096, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 
         if (p == (char *)places[i])
             high = strcpy(p + 4070, "/high/above");
