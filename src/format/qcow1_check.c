@@ -21,10 +21,9 @@
 #include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/copy.h"
 #include "format/finding.h"
 #include "format/qcow1.h"
-
-enum { COPIES_LEAST = 16 << 20 /* bytes */ };
 
 struct checker {
     struct qcow1 *q;
@@ -35,7 +34,8 @@ struct checker {
     struct bitmap seen;  /* first sectors of tables that were looked through */
     uint64_t clusters;   /* of the disk */
     uint64_t last;       /* where the cluster before lies; 0: nowhere */
-    uint64_t copied;     /* bytes */
+    struct copy_budget budget;
+    bool copied;
 };
 
 static void check_count(struct checker *c, bool fixed)
@@ -68,11 +68,12 @@ static bool check_mark(struct checker *c, uint64_t host, uint64_t length,
 
 /* --- Clusters --- */
 
-/* Whether the file does not grow out of proportion by one more copy. */
-static bool check_may_copy(const struct checker *c)
+/* Where the data of ENTRY is. */
+static struct qcow1_packed check_data(const struct checker *c, uint64_t entry)
 {
-    return check_fixes(c) && c->copied + c->q->cluster_size <=
-                                 RHEA_MAX(c->q->file_size, COPIES_LEAST);
+    return entry & QCOW1_COMPRESSED
+               ? qcow1_unpack(c->q, entry)
+               : (struct qcow1_packed){entry, c->q->cluster_size};
 }
 
 /* Give what the guest has in CLUSTER, by ENTRY, a place of its own. */
@@ -81,33 +82,37 @@ static int check_copy(struct checker *c, uint64_t cluster, uint64_t entry,
 {
     struct qcow1 *q = c->q;
     struct rhea_storage *storage = q->base.storage;
-    struct qcow1_packed p = qcow1_unpack(q, entry);
-    if (!(entry & QCOW1_COMPRESSED))
-        p = (struct qcow1_packed){entry, q->cluster_size};
-    RHEA_AUTO_FREE uint8_t *buf = malloc(q->cluster_size);
-    if (!buf)
-        return rhea_error_set(err, ENOMEM, "out of memory");
+    struct qcow1_packed p = check_data(c, entry);
     uint64_t to;
     int ret = rhea_storage_size(storage, &to, err);
     to = align_up(to, q->cluster_size);
     if (!ret)
-        ret = rhea_storage_read_padded(storage, buf, p.length, p.host, err);
+        ret = copy_range(storage, p.host, to, p.length, true, err);
     if (!ret)
-        ret = rhea_storage_write(storage, buf, p.length, to, err);
+        ret = rhea_storage_truncate(storage, to + p.length, err);
     if (ret)
         return ret;
-    c->copied += q->cluster_size;
+    c->copied = true;
     return qcow1_l2_set(q, cluster, 1, entry - p.host + to, 0, err);
 }
 
 static int check_shared(struct checker *c, uint64_t cluster, uint64_t entry,
                         struct rhea_error *err)
 {
-    bool fix = check_may_copy(c);
+    struct qcow1_packed p = check_data(c, entry);
+    bool fix = false;
+    int ret = check_fixes(c) ? copy_budget_take(&c->budget, c->q->base.storage,
+                                                p.host, p.length, &fix, err)
+                             : 0;
+    if (ret)
+        return ret;
     check_tell(c->out, true,
                "guest offset %" PRIu64 ", by entry 0x%" PRIx64
                ", shares its place in the file%s",
-               cluster << c->q->cluster_bits, entry, fix ? "; copied" : "");
+               cluster << c->q->cluster_bits, entry,
+               fix              ? "; copied"
+               : check_fixes(c) ? COPY_REFUSED
+                                : "");
     check_count(c, fix);
     return fix ? check_copy(c, cluster, entry, err) : 0;
 }
@@ -129,13 +134,11 @@ static int check_entry(struct checker *c, uint64_t cluster, uint64_t entry,
 {
     struct qcow1 *q = c->q;
     bool packed = entry & QCOW1_COMPRESSED;
-    struct qcow1_packed p = qcow1_unpack(q, entry);
+    struct qcow1_packed p = check_data(c, entry);
     c->out->allocated_clusters++;
     c->out->compressed_clusters += packed;
     if (!qcow1_entry_valid(q, cluster, entry))
         return check_invalid(c, cluster, entry, err);
-    if (!packed)
-        p = (struct qcow1_packed){entry, q->cluster_size};
     if (!packed && c->last && p.host != c->last + q->cluster_size)
         c->out->fragmented_clusters++;
     c->last = packed ? 0 : p.host;
@@ -260,6 +263,8 @@ static int check_init(struct checker *c, struct rhea_error *err)
     struct qcow1 *q = c->q;
     int ret = rhea_storage_size(q->base.storage, &q->file_size, err);
     uint64_t bits = div_up(q->file_size, QCOW1_SECTOR);
+    if (!ret)
+        ret = copy_budget_init(&c->budget, q->base.storage, err);
     if (!ret)
         ret = bitmap_init(&c->all, bits, err);
     if (!ret)

@@ -2,9 +2,9 @@
 /*
  * Errors: an entry that leads to nothing becomes free, and its data is lost
  * already. Where two entries share a block, or one has too high a number, it is
- * copied to a block that nobody uses: the guest sees the same. Where the file
- * would grow to more than twice its size by that, as only one made for it
- * would, blocks stay shared.
+ * copied to a block that nobody uses: the guest sees the same. Where copies
+ * would be out of proportion (copy.h), as only in a file made for it, blocks
+ * stay shared.
  *
  * Leaks: blocks from the end of the file move into those that nobody uses, and
  * the end is cut off. Then there are as many blocks as the header counts, as in
@@ -18,9 +18,8 @@
 #include <errno.h>
 
 #include "base/checked.h"
+#include "format/copy.h"
 #include "format/vdi_check.h"
-
-enum { SHARED_LEAST = 16 << 20 /* bytes */ };
 
 /* A block that nobody uses; it counts as used from now on. */
 static int repair_take(struct vdi_checker *c, uint32_t *number,
@@ -104,9 +103,13 @@ int vdi_repair_errors(struct vdi_checker *c, struct rhea_error *err)
 {
     struct vdi *v = c->v;
     struct bitmap seen = {0};
-    if (c->n_shared > RHEA_MAX(v->file_size, SHARED_LEAST) / v->stride)
+    struct copy_budget budget;
+    int ret = copy_budget_init(&budget, v->base.storage, err);
+    if (ret)
+        return ret;
+    if (c->n_shared > RHEA_MIN(budget.length, budget.data) / v->stride)
         c->n_shared_left = c->n_shared;
-    int ret = bitmap_init(&seen, c->used.n_bits, err);
+    ret = bitmap_init(&seen, c->used.n_bits, err);
     uint64_t count = RHEA_MAX(v->head.count, bitmap_end(&c->used));
     if (!ret)
         ret = repair_write_head(v, (uint32_t)count, err);

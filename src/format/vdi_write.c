@@ -19,12 +19,10 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/copy.h"
 #include "format/vdi.h"
 
-enum {
-    ZERO_ENTRIES = 64 << 10, /* set in one go, with the lock held */
-    COPY_BYTES = 1 << 20,
-};
+enum { ZERO_ENTRIES = 64 << 10 /* set in one go, with the lock held */ };
 
 static struct vdi *vdi_of(struct blocks *b)
 {
@@ -128,44 +126,11 @@ const struct blocks_ops vdi_blocks_ops = {
     .write_back = write_back,
 };
 
-/* Copy *LEN bytes or less of the file; holes stay holes. */
-static int copy_some(struct rhea_storage *s, uint64_t from, uint64_t to,
-                     uint64_t *len, void *buf, struct rhea_error *err)
-{
-    bool hole = false;
-    uint64_t run = *len, size;
-    int ret = rhea_storage_size(s, &size, err);
-    if (ret)
-        return ret;
-    if (from >= size)
-        hole = true;
-    else
-        ret = rhea_storage_extent(s, from, RHEA_MIN(run, size - from), &hole,
-                                  &run, err);
-    if (ret)
-        return ret;
-    *len = run;
-    if (hole)
-        return rhea_storage_zero(s, to, run, true, err);
-    *len = RHEA_MIN(run, COPY_BYTES);
-    ret = rhea_storage_read_padded(s, buf, (size_t)*len, from, err);
-    return ret ? ret : rhea_storage_write(s, buf, (size_t)*len, to, err);
-}
-
 int vdi_copy_block(struct vdi *v, uint32_t from, uint32_t to,
                    struct rhea_error *err)
 {
-    RHEA_AUTO_FREE void *buf = malloc(COPY_BYTES);
-    if (!buf)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    for (uint64_t at = 0, n; at < v->stride; at += n) {
-        n = v->stride - at;
-        int ret = copy_some(v->base.storage, vdi_end(v, from) + at,
-                            vdi_end(v, to) + at, &n, buf, err);
-        if (ret)
-            return ret;
-    }
-    return 0;
+    return copy_range(v->base.storage, vdi_end(v, from), vdi_end(v, to),
+                      v->stride, false, err);
 }
 
 /* Enter N entries from INDEX on, which follow each other in the table; ENTRIES

@@ -148,6 +148,54 @@ class Files(tool.Case):
         self.found(corruptions=2)
         self.repaired(guest[:65536] * 3 + guest[196608:])
 
+    def hostile(self, entries, cluster=256 << 20):
+        """A small file: one cluster, almost all of it a hole, for all."""
+        start = -(-(prl.HEADER + 4 * entries) // cluster) * cluster
+        with open('x', 'wb') as f:
+            f.write(prl.FIELDS.pack(
+                b'WithouFreSpacExt', 2, 16, 0, cluster // 512, entries,
+                entries * (cluster // 512), 0, start // 512, 0, 0))
+            f.write(le32(start // cluster) * entries)
+            f.seek(start + cluster // 2)
+            f.write(b'guest' * 20000)
+            f.truncate(start + cluster)
+        return start
+
+    def test_copies_have_a_bound(self):
+        """A stranger's file that would become gigabytes."""
+        start = self.hostile(2000)
+        # Copies are as sparse as what they are made of, and as many as the
+        # file is large: the header's cluster, and the guest's.
+        result = tool.rhea('check', '-r', 'all', 'x')
+        self.assertEqual(result.code, 2, str(result))
+        self.assertEqual(result.err.count('given its own'), 2, result.err[:500])
+        self.assertIn('left so, because copies', result.err)
+        self.assertLess(os.stat('x').st_blocks * 512, 3 * MIB)
+        with open('x', 'rb') as f:
+            for entry in struct.unpack('<64x4I', f.read(80)):
+                f.seek(entry * start + start // 2)
+                self.assertEqual(f.read(100000), b'guest' * 20000)
+        # Nor does a resize copy one over and over.
+        self.hostile(2000, 4096)
+        self.fails(tool.rhea('resize', 'x', 64 * MIB), says='used twice')
+        self.assertLess(os.path.getsize('x'), MIB)
+
+    def test_copies_of_much_data_have_a_bound(self):
+        """A file is not large because it says so: holes do not count."""
+        start = self.hostile(500, 4 * MIB)
+        with open('x', 'r+b') as f:
+            f.seek(start)
+            f.write(bytes(range(256)) * (16 << 10))
+            f.truncate(1 << 40)
+        result = tool.rhea('check', '-r', 'all', 'x')
+        self.assertEqual(result.code, 2, str(result)[:500])
+        self.assertLess(os.stat('x').st_blocks * 512, 32 * MIB)
+        # What stays damaged stays marked as not closed.
+        patch('x', 44, le32(prl.IN_USE))
+        tool.rhea('check', '-r', 'all', 'x')
+        with open('x', 'rb') as f:
+            self.assertEqual(f.read(48)[44:], le32(prl.IN_USE))
+
     def test_clusters_that_overlap_in_part(self):
         hds = self.make(extended=False)
         guest = bytearray(prl.disk_bytes(hds.size, [hds]))

@@ -7,8 +7,8 @@
  *
  * Repair: an entry that leads to where no cluster can be is set to 0; a file
  * that ends inside its last cluster grows; of a cluster that is used more than
- * once, each further user gets a copy; an extension that does not hold is
- * dropped; the end is cut off.
+ * once, each further user gets a copy, up to a bound (copy.h); an extension
+ * that does not hold is dropped; the end is cut off.
  *
  * Order of a repair's writes: copies, flush, entries, flush, then the header's
  * fields, flush, then the end is cut off, flush. At each moment an entry is
@@ -21,10 +21,9 @@
 #include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/copy.h"
 #include "format/finding.h"
 #include "format/parallels/hds.h"
-
-enum { COPY_BYTES = 1 << 20 };
 
 struct hds_checker {
     struct hds *h;
@@ -34,9 +33,10 @@ struct hds_checker {
     uint64_t old_size, limit; /* before repairs: of the file, in bytes and in
                                  whole clusters */
     struct bitmap used; /* a bit for a cluster's place, from 0 of the file on */
-    uint64_t end;       /* of the last cluster in use */
-    uint64_t previous;  /* host of the entry before; 0: none */
-    uint64_t next;      /* the entry behind that */
+    struct copy_budget budget;
+    uint64_t end;      /* of the last cluster in use */
+    uint64_t previous; /* host of the entry before; 0: none */
+    uint64_t next;     /* the entry behind that */
 };
 
 static bool check_fixes(const struct hds_checker *c)
@@ -44,10 +44,9 @@ static bool check_fixes(const struct hds_checker *c)
     return c->fix & RHEA_FIX_ERRORS;
 }
 
-/* A corruption, which is repaired now where that is asked for. */
-static void check_count(struct hds_checker *c)
+static void check_count(struct hds_checker *c, bool fixed)
 {
-    if (check_fixes(c))
+    if (fixed)
         c->out->corruptions_fixed++;
     else
         c->out->corruptions++;
@@ -87,20 +86,12 @@ static int check_copy(struct hds_checker *c, uint64_t index, uint64_t host,
                       struct rhea_error *err)
 {
     struct hds *h = c->h;
-    size_t piece = (size_t)RHEA_MIN(h->cluster_size, COPY_BYTES);
-    RHEA_AUTO_FREE uint8_t *buf = malloc(piece);
     uint64_t to, one = 1;
-    if (!buf)
-        return rhea_error_set(err, ENOMEM, "out of memory");
     int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
     if (!ret)
         ret = blocks_grow(&h->blocks, err);
-    for (uint64_t at = 0; !ret && at < h->cluster_size; at += piece) {
-        size_t n = (size_t)RHEA_MIN(h->cluster_size - at, piece);
-        ret = rhea_storage_read_padded(h->base.storage, buf, n, host + at, err);
-        if (!ret)
-            ret = rhea_storage_write(h->base.storage, buf, n, to + at, err);
-    }
+    if (!ret)
+        ret = copy_range(h->base.storage, host, to, h->cluster_size, true, err);
     if (!ret)
         ret = hds_entry_set(h, index, (uint32_t)(to / h->unit), err);
     c->end = RHEA_MAX(c->end, to + h->cluster_size);
@@ -111,11 +102,22 @@ static int check_copy(struct hds_checker *c, uint64_t index, uint64_t host,
 static int check_twice(struct hds_checker *c, uint64_t index, uint64_t host,
                        struct rhea_error *err)
 {
+    struct hds *h = c->h;
+    bool fix = false;
+    int ret = check_fixes(c)
+                  ? copy_budget_take(&c->budget, h->base.storage, host,
+                                     h->cluster_size, &fix, err)
+                  : 0;
+    if (ret)
+        return ret;
     check_tell(c->out, true,
                "cluster %" PRIu64 " shares its place at offset %" PRIu64 "%s",
-               index, host, check_fixes(c) ? "; it was given its own" : "");
-    check_count(c);
-    return check_fixes(c) ? check_copy(c, index, host, err) : 0;
+               index, host,
+               fix              ? "; it was given its own"
+               : check_fixes(c) ? COPY_REFUSED
+                                : "");
+    check_count(c, fix);
+    return fix ? check_copy(c, index, host, err) : 0;
 }
 
 static int check_outside(struct hds_checker *c, uint64_t index, uint64_t host,
@@ -125,7 +127,7 @@ static int check_outside(struct hds_checker *c, uint64_t index, uint64_t host,
                "cluster %" PRIu64 " is at offset %" PRIu64
                ", where none can be%s",
                index, host, check_fixes(c) ? "; dropped" : "");
-    check_count(c);
+    check_count(c, check_fixes(c));
     c->previous = 0;
     return check_fixes(c) ? hds_entry_set(c->h, index, 0, err) : 0;
 }
@@ -138,7 +140,7 @@ static int check_cut_off(struct hds_checker *c, uint64_t index, uint64_t host,
                "cluster %" PRIu64 " at offset %" PRIu64
                " is cut off by the end of the file%s",
                index, host, check_fixes(c) ? ", which was moved" : "");
-    check_count(c);
+    check_count(c, check_fixes(c));
     if (!check_fixes(c))
         return 0;
     int ret = blocks_grow(&c->h->blocks, err);
@@ -173,14 +175,15 @@ static int check_entry(void *opaque, uint64_t index, uint32_t entry,
 
 /* --- The header and the extension --- */
 
-static int check_unclean(struct hds_checker *c)
+/* After all else: what stays damaged stays marked. */
+static void check_unclean(struct hds_checker *c)
 {
+    bool fix = check_fixes(c) && !c->out->corruptions;
     if (!c->h->unclean)
-        return 0;
+        return;
     check_tell(c->out, true, "the image was not closed%s",
-               check_fixes(c) ? "; it is now" : "");
-    check_count(c);
-    return 0;
+               fix ? "; it is now" : "");
+    check_count(c, fix);
 }
 
 static int check_start(struct hds_checker *c, struct rhea_error *err)
@@ -192,7 +195,7 @@ static int check_start(struct hds_checker *c, struct rhea_error *err)
                "the header is wrong about where data can be: it is from "
                "offset %" PRIu64 " on%s",
                h->data_start, check_fixes(c) ? ", which it now says" : "");
-    check_count(c);
+    check_count(c, check_fixes(c));
     if (!check_fixes(c))
         return 0;
     h->wrong_start = false;
@@ -211,7 +214,7 @@ static int check_empty(struct hds_checker *c, struct rhea_error *err)
         return 0;
     check_tell(c->out, true, "the header says that the image is empty%s",
                check_fixes(c) ? "; not any more" : "");
-    check_count(c);
+    check_count(c, check_fixes(c));
     if (!check_fixes(c))
         return 0;
     h->empty_flag = false;
@@ -243,7 +246,7 @@ static int check_extension(struct hds_checker *c, struct rhea_error *err)
         return ret;
     check_tell(c->out, true, "the format extension is damaged: %s%s",
                h->ext.why, check_fixes(c) ? "; dropped" : "");
-    check_count(c);
+    check_count(c, check_fixes(c));
     if (!check_fixes(c))
         return 0;
     hds_extension_finish(&h->ext);
@@ -276,6 +279,7 @@ static int check_end(struct hds_checker *c, struct rhea_error *err)
     if (ret)
         return ret;
     h->blocks.file_end = hds_grid_up(h, c->end);
+    h->blocks.grown = 0;
     c->out->leaks_fixed += count;
     return 0;
 }
@@ -289,6 +293,8 @@ static int check_begin(struct hds_checker *c, struct rhea_error *err)
     if (!ret)
         ret = bitmap_init(&c->used, h->blocks.file_end / h->cluster_size + 2,
                           err);
+    if (!ret)
+        ret = copy_budget_init(&c->budget, h->base.storage, err);
     c->end = h->data_start;
     c->old_size = c->file_size;
     c->limit = h->blocks.file_end;
@@ -313,7 +319,7 @@ static int check_finish(struct hds_checker *c, struct rhea_error *err)
 {
     struct hds *h = c->h;
     int ret = hds_write_back(h, err);
-    if (!ret && check_fixes(c) && h->unclean) {
+    if (!ret && check_fixes(c) && h->unclean && !c->out->corruptions) {
         ret = hds_header_set(h, HDS_H_IN_USE, h->closed, err);
         if (!ret)
             ret = hds_write_back(h, err);
@@ -335,11 +341,11 @@ int hds_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     RHEA_LOCKED(&h->blocks.lock);
     int ret = fix ? blocks_change_begin(&h->blocks, err) : 0;
     if (!ret)
-        ret = check_unclean(&c);
-    if (!ret)
         ret = check_start(&c, err);
     if (!ret)
         ret = check_table(&c, err);
+    if (!ret)
+        check_unclean(&c);
     if (!ret)
         ret = fix ? check_finish(&c, err) : check_end(&c, err);
     bitmap_finish(&c.used);

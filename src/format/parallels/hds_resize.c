@@ -24,34 +24,44 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/bitmap.h"
 #include "base/checked.h"
-#include "base/cleanup.h"
+#include "format/copy.h"
 #include "format/parallels/hds.h"
-
-enum { COPY_BYTES = 1 << 20 };
 
 struct hds_move {
     struct hds *h;
-    uint64_t below; /* clusters that begin before this are in the way */
-    uint64_t end;   /* of the last cluster */
-    bool dropped;   /* there were entries behind the disk's end */
+    uint64_t below;     /* clusters that begin before this are in the way */
+    struct bitmap seen; /* a bit for each place that they may begin in */
+    uint64_t end;       /* of the last cluster */
+    bool dropped;       /* there were entries behind the disk's end */
 };
 
-static int move_copy(struct hds *h, uint64_t from, uint64_t to,
-                     struct rhea_error *err)
+/* Before any of them moves: all can be where they are, and each has one user,
+ * so that no more is copied than lies in the way. */
+static int move_check(void *opaque, uint64_t index, uint32_t entry,
+                      struct rhea_error *err)
 {
-    size_t piece = (size_t)RHEA_MIN(h->cluster_size, COPY_BYTES);
-    RHEA_AUTO_FREE uint8_t *buf = malloc(piece);
-    if (!buf)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    int ret = 0;
-    for (uint64_t at = 0; !ret && at < h->cluster_size; at += piece) {
-        size_t n = (size_t)RHEA_MIN(h->cluster_size - at, piece);
-        ret = rhea_storage_read_padded(h->base.storage, buf, n, from + at, err);
-        if (!ret)
-            ret = rhea_storage_write(h->base.storage, buf, n, to + at, err);
-    }
-    return ret;
+    struct hds_move *m = opaque;
+    struct hds *h = m->h;
+    uint64_t host = hds_host(h, entry);
+    (void)index;
+    if (host >= m->below)
+        return 0;
+    if (!hds_host_valid(h, host))
+        return rhea_error_set(err, EIO,
+                              "the image is damaged: a cluster cannot be at "
+                              "offset %" PRIu64 " of the file; see 'check'",
+                              host);
+    uint64_t place = (host - h->data_start) / h->cluster_size;
+    if (bitmap_get(&m->seen, place))
+        return rhea_error_set(err, EIO,
+                              "the image is damaged: the cluster at offset "
+                              "%" PRIu64 " of the file is used twice; see "
+                              "'check'",
+                              host);
+    bitmap_set(&m->seen, place, 1);
+    return 0;
 }
 
 static int move_entry(void *opaque, uint64_t index, uint32_t entry,
@@ -62,17 +72,26 @@ static int move_entry(void *opaque, uint64_t index, uint32_t entry,
     uint64_t host = hds_host(h, entry), to, one = 1;
     if (host >= m->below)
         return 0;
-    if (!hds_host_valid(h, host))
-        return rhea_error_set(err, EIO,
-                              "the image is damaged: a cluster cannot be at "
-                              "offset %" PRIu64 " of the file; see 'check'",
-                              host);
     int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
     if (!ret)
         ret = blocks_grow(&h->blocks, err);
     if (!ret)
-        ret = move_copy(h, host, to, err);
+        ret = copy_range(h->base.storage, host, to, h->cluster_size, true, err);
     return ret ? ret : hds_entry_set(h, index, (uint32_t)(to / h->unit), err);
+}
+
+/* All clusters that begin before BELOW go to the end of the file. */
+static int move_all(struct hds *h, uint64_t below, struct rhea_error *err)
+{
+    struct hds_move m = {.h = h, .below = below};
+    int ret = bitmap_init(&m.seen,
+                          (below - h->data_start) / h->cluster_size + 1, err);
+    if (!ret)
+        ret = hds_each_entry(h, 0, move_check, &m, err);
+    if (!ret)
+        ret = hds_each_entry(h, 0, move_entry, &m, err);
+    bitmap_finish(&m.seen);
+    return ret ? ret : hds_write_back(h, err);
 }
 
 /* The header's fields, in one sector. */
@@ -105,15 +124,11 @@ static uint64_t resize_start(const struct hds *h, uint64_t table_end)
 static int resize_room(struct hds *h, uint64_t table_end, uint64_t data_start,
                        struct rhea_error *err)
 {
-    struct hds_move m = {.h = h, .below = data_start};
     /* The file ends, and clusters go, no sooner than data can begin. */
     h->blocks.file_end = RHEA_MAX(h->blocks.file_end, data_start);
     int ret = blocks_grow(&h->blocks, err);
-    if (!ret && data_start > h->data_start) {
-        ret = hds_each_entry(h, 0, move_entry, &m, err);
-        if (!ret)
-            ret = hds_write_back(h, err);
-    }
+    if (!ret && data_start > h->data_start)
+        ret = move_all(h, data_start, err);
     /* Past the cache, which may have some of it. */
     table_drop(&h->table);
     if (!ret)
