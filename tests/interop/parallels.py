@@ -257,6 +257,58 @@ class Parallels(tool.Case):
 
     # --- Bundles ---
 
+    def top_file(self):
+        bundle = prl.Bundle('x.hdd')
+        return 'x.hdd/' + bundle.storages[0][2][bundle.top][1]
+
+    def test_bitmaps_of_bundles(self):
+        """They are those of the file that the guest writes to, whatever
+        becomes of the snapshots."""
+        name, other = str(uuid.UUID(int=77)), str(uuid.UUID(int=78))
+        self.rhea('create', '-q', '-f', 'parallels', '-o',
+                  'bundle=on,cluster_size=64k', 'x.hdd', '16M')
+        self.rhea('bitmap', '--add', '-g', '64k', 'x.hdd', name)
+        self.rhea_io('x.hdd', 'write -P 1 1M 3M')
+        self.assertEqual(self.dirty(self.top_file(), name),
+                         [(MIB, 3 * MIB)])
+        with open(self.top_file(), 'rb') as f:
+            first = f.read()
+        self.rhea('snapshot', '-c', 'one', 'x.hdd')
+        self.rhea_io('x.hdd', 'write -P 2 8M 64k')
+        self.assertEqual(self.dirty(self.top_file(), name),
+                         [(MIB, 3 * MIB), (8 * MIB, 65536)])
+        listed, = self.rhea('info', '--output=json', 'x.hdd').json[
+            'format-specific']['data']['bitmaps']
+        self.assertEqual((listed['name'], listed['flags'],
+                          listed['granularity']), (name, ['auto'], 65536))
+        self.rhea('bitmap', '--add', '-g', '128k', 'x.hdd', other)
+        self.rhea('bitmap', '--merge', name, 'x.hdd', other)
+        self.rhea('bitmap', '--remove', 'x.hdd', name)
+        self.assertEqual(self.dirty(self.top_file(), other),
+                         [(MIB, 3 * MIB), (8 * MIB, 131072)])
+        self.rhea('bitmap', '--remove', 'x.hdd', other)
+        # A bitmap that somebody has left in the snapshot's file knows nothing
+        # of what has changed since, and must not come up with that file.
+        bundle = prl.Bundle('x.hdd')
+        snapshot = bundle.parents[bundle.top]
+        below = 'x.hdd/' + bundle.storages[0][2][snapshot][1]
+        with open(below, 'wb') as f:
+            f.write(first)
+        self.assertEqual(self.dirty(below, name), [(MIB, 3 * MIB)])
+        self.rhea('snapshot', '-d', 'one', 'x.hdd')
+        self.assertEqual(self.top_file(), below)
+        self.assertNotIn('bitmaps', self.rhea('info', 'x.hdd').out)
+        self.rhea('check', 'x.hdd')
+        guest = bytearray(16 * MIB)
+        guest[MIB:4 * MIB] = b'\1' * (3 * MIB)
+        guest[8 * MIB:8 * MIB + 65536] = b'\2' * 65536
+        self.assertTrue(prl.Bundle('x.hdd').read() == guest)
+        for options, says in (('split=4M', 'split'), ('type=plain', 'plain')):
+            self.rhea('create', '-q', '-f', 'parallels', '-o',
+                      f'bundle=on,{options}', 'y.hdd', '16M')
+            self.fails(tool.rhea('bitmap', '--add', 'y.hdd', name), says=says)
+            shutil.rmtree('y.hdd')
+
     def test_bundles_of_others_are_read(self):
         for seed in range(30):
             with self.subTest(seed=seed):

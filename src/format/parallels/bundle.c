@@ -363,6 +363,8 @@ static void bundle_info(struct rhea_format *f, struct rhea_format_info *info)
     for (size_t i = 0; i < b->n_parts; i++)
         if (b->parts[i].top->hds)
             info->dirty |= hds_of(b->parts[i].top->hds)->unclean;
+    if (b->n_parts == 1 && b->parts[0].top->hds)
+        info->bitmaps = (uint32_t)hds_of(b->parts[0].top->hds)->ext.n_bitmaps;
     pthread_rwlock_unlock(&b->lock);
 }
 
@@ -398,6 +400,8 @@ static int bundle_facts(struct rhea_format *f, struct rhea_facts *facts,
              file = file->lower)
             facts_file(facts, file);
     rhea_facts_end(facts);
+    if (b->n_parts == 1 && b->parts[0].top->hds)
+        hds_facts_bitmaps(facts, b->parts[0].top->hds);
     pthread_rwlock_unlock(&b->lock);
     return 0;
 }
@@ -419,4 +423,9 @@ const struct rhea_format_ops bundle_ops = {
     .snapshot_apply = bundle_snapshot_apply,
     .snapshot_delete = bundle_snapshot_delete,
     .snapshot_load = bundle_snapshot_load,
+    .bitmap_list = bundle_bitmap_list,
+    .bitmap_add = bundle_bitmap_add,
+    .bitmap_remove = bundle_bitmap_remove,
+    .bitmap_load = bundle_bitmap_load,
+    .bitmap_store = bundle_bitmap_store,
 };

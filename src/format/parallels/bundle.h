@@ -125,6 +125,22 @@ int bundle_snapshot_delete(struct rhea_format *f, const char *which,
 int bundle_snapshot_load(struct rhea_format *f, const char *which,
                          struct rhea_error *err);
 
+/* --- bundle_bitmap.c --- */
+/* TO, which has none, gets the bitmaps that FROM has. */
+int bundle_bitmaps_copy(struct bundle_file *to, struct bundle_file *from,
+                        struct rhea_error *err);
+int bundle_bitmaps_remove(struct bundle_file *file, struct rhea_error *err);
+int bundle_bitmap_list(struct rhea_format *f, struct rhea_bitmap **list,
+                       size_t *n, struct rhea_error *err);
+int bundle_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
+                      struct rhea_error *err);
+int bundle_bitmap_remove(struct rhea_format *f, const char *name,
+                         struct rhea_error *err);
+int bundle_bitmap_load(struct rhea_format *f, const char *name, uint8_t *bits,
+                       size_t n, struct rhea_error *err);
+int bundle_bitmap_store(struct rhea_format *f, const char *name,
+                        const uint8_t *bits, size_t n, struct rhea_error *err);
+
 /* --- bundle_create.c --- */
 struct bundle_layout {
     uint64_t size, cluster_size, split; /* bytes; SPLIT 0: one file */

@@ -12,7 +12,8 @@
  * Order of writes. Up: the copies, flush; the descriptor, without the snapshot;
  * its files are removed. The child reads alike at each moment, for what is
  * copied is what showed through. Down: the descriptor, in which the snapshot is
- * "Temporary" and so none of the user's any more; the copies, flush; the
+ * "Temporary" and so none of the user's any more; its bitmaps go; the copies,
+ * flush; the
  * descriptor, in which its files are the child's; the child's old files are
  * removed. The child reads alike, for its own files are over those that change.
  * Who crashes in between deletes the snapshot again by its id.
@@ -224,6 +225,10 @@ static int merge_down(struct merge *m, struct rhea_error *err)
     for (size_t i = 0; !ret && i < m->b->n_parts; i++) {
         struct merge_part *p = &m->parts[i];
         ret = bundle_make_writable(m->b, p->snapshot, err);
+        /* What a crash or another program has left there knows nothing of the
+         * child's changes. */
+        if (!ret)
+            ret = bundle_bitmaps_remove(p->snapshot, err);
         const struct copy c = {
             .to = p->snapshot, .from = p->child, .zeroes = true};
         if (!ret)

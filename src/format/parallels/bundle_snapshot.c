@@ -160,45 +160,6 @@ static int new_file(struct new_top *new, size_t part, struct bundle_file *lower,
     return ret;
 }
 
-static int bitmaps_copy(struct bundle_file *to, struct bundle_file *from,
-                        struct rhea_error *err)
-{
-    struct rhea_bitmap *list = NULL;
-    size_t n = 0;
-    if (!from->hds)
-        return 0;
-    int ret = hds_bitmap_list(from->hds, &list, &n, err);
-    for (size_t i = 0; !ret && i < n; i++) {
-        size_t bytes =
-            (size_t)div_up(div_up(from->hds->size, list[i].granularity), 8);
-        RHEA_AUTO_FREE uint8_t *bits = calloc(1, bytes + 1);
-        if (list[i].in_use)
-            continue; /* its bits mean nothing */
-        if (!bits)
-            ret = rhea_error_set(err, ENOMEM, "out of memory");
-        if (!ret)
-            ret = hds_bitmap_load(from->hds, list[i].name, bits, bytes, err);
-        if (!ret)
-            ret = hds_bitmap_add(to->hds, &list[i], err);
-        if (!ret)
-            ret = hds_bitmap_store(to->hds, list[i].name, bits, bytes, err);
-    }
-    rhea_bitmaps_free(list, n);
-    return ret;
-}
-
-/* The snapshot is made; what is left is to be told, not undone. */
-static void bitmaps_remove(struct bundle_file *file)
-{
-    struct rhea_bitmap *list = NULL;
-    size_t n = 0;
-    if (!file->hds || hds_bitmap_list(file->hds, &list, &n, NULL))
-        return;
-    for (size_t i = 0; i < n; i++)
-        hds_bitmap_remove(file->hds, list[i].name, NULL);
-    rhea_bitmaps_free(list, n);
-}
-
 static void new_finish(struct new_top *new)
 {
     free(new->files);
@@ -313,7 +274,7 @@ static int create_locked(struct bundle *b, const struct rhea_snapshot *what,
         if (!ret)
             ret = new_file(&new, i, old, old, err);
         if (!ret)
-            ret = bitmaps_copy(new.files[i], old, err);
+            ret = bundle_bitmaps_copy(new.files[i], old, err);
         if (!ret)
             ret = bundle_settle(new.files[i], err);
     }
@@ -325,7 +286,8 @@ static int create_locked(struct bundle *b, const struct rhea_snapshot *what,
         return ret;
     }
     for (size_t i = 0; i < b->n_parts; i++) {
-        bitmaps_remove(b->parts[i].top);
+        /* The snapshot is made: nothing is to be undone for this. */
+        bundle_bitmaps_remove(b->parts[i].top, NULL);
         memcpy(b->parts[i].top->guid, guid, UUID_BYTES);
         b->parts[i].top = new.files[i];
     }

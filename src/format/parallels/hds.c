@@ -14,7 +14,8 @@
  * The table is never loaded whole; its first page has the header, too, so that
  * the header is changed through the same cache.
  *
- * Order of writes, around that of blocks.h:
+ * Order of writes, around that of blocks.h (new clusters go into gaps of the
+ * file first, see hds_gaps.c):
  *   1. before the first change the header's sector is written: in use, no
  *      extension, not empty; flush;
  *   2. on close, after all that was cached and a flush, the extension with its
@@ -214,6 +215,7 @@ static int open_write(struct hds *h, unsigned flags, struct rhea_error *err)
 
 static void hds_destroy(struct hds *h)
 {
+    hds_gaps_forget(h);
     hds_extension_finish(&h->ext);
     table_finish(&h->table);
     blocks_finish(&h->blocks);
@@ -361,21 +363,28 @@ static void facts_bitmap(struct rhea_facts *facts, const struct hds *h,
     rhea_facts_end(facts);
 }
 
+void hds_facts_bitmaps(struct rhea_facts *facts, struct rhea_format *f)
+{
+    struct hds *h = hds_of(f);
+    RHEA_LOCKED(&h->blocks.lock);
+    if (!h->ext.n_bitmaps)
+        return;
+    rhea_facts_list(facts, "bitmaps", "bitmaps");
+    for (size_t i = 0; i < h->ext.n_bitmaps; i++)
+        facts_bitmap(facts, h, &h->ext.bitmaps[i]);
+    rhea_facts_end(facts);
+}
+
 int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
               struct rhea_error *err)
 {
     struct hds *h = hds_of(f);
     (void)err;
-    RHEA_LOCKED(&h->blocks.lock);
     rhea_facts_bool(facts, "extended", "extended", h->extended);
     if (h->unclean)
         rhea_facts_bool(facts, "in use", "in-use", true);
-    if (h->ext.n_bitmaps) {
-        rhea_facts_list(facts, "bitmaps", "bitmaps");
-        for (size_t i = 0; i < h->ext.n_bitmaps; i++)
-            facts_bitmap(facts, h, &h->ext.bitmaps[i]);
-        rhea_facts_end(facts);
-    }
+    hds_facts_bitmaps(facts, f);
+    RHEA_LOCKED(&h->blocks.lock);
     if (h->ext.broken)
         rhea_facts_string(facts, "damaged extension", "damaged-extension",
                           h->ext.why);

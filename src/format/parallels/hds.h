@@ -10,6 +10,7 @@
 
 #include <rhea/format.h>
 
+#include "base/bitmap.h"
 #include "base/uuid.h"
 #include "format/blocks.h"
 #include "format/table.h"
@@ -86,6 +87,14 @@ struct hds_extension {
     size_t n_spare;
 };
 
+/* Clusters of the file that nobody uses; see hds_gaps.c. */
+struct hds_gaps {
+    bool known;         /* what follows has been found out */
+    struct bitmap used; /* a bit for a place, see hds_places; those past its end
+                           are not looked at */
+    uint64_t next;      /* none is free before this one */
+};
+
 extern const struct rhea_format_ops rhea_format_parallels;
 
 struct hds {
@@ -106,6 +115,7 @@ struct hds {
     uint32_t closed; /* what in_use is to be once it is closed */
     bool marked;     /* the header says that it is in use by us */
     struct hds_extension ext;
+    struct hds_gaps gaps;
 };
 
 /* --- hds.c --- */
@@ -142,6 +152,8 @@ int hds_close(struct rhea_format *f, struct rhea_error *err);
 void hds_info(struct rhea_format *f, struct rhea_format_info *info);
 int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
               struct rhea_error *err);
+/* The list of its bitmaps, where there are any. */
+void hds_facts_bitmaps(struct rhea_facts *facts, struct rhea_format *f);
 int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,
             struct rhea_extent *extent, struct rhea_error *err);
 int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
@@ -165,6 +177,22 @@ int hds_each_entry(struct hds *h, uint64_t from, hds_entry_fn *fn, void *opaque,
                    struct rhea_error *err);
 /* Write back what is cached; flush. */
 int hds_write_back(struct hds *h, struct rhea_error *err);
+
+/* A place for *COUNT clusters that follow each other at the end of the file. */
+int hds_place_at_end(struct hds *h, uint64_t count, uint64_t *host,
+                     struct rhea_error *err);
+
+/* --- hds_gaps.c; with the lock held --- */
+/* The file in places of a cluster's size, numbered from its start on: which one
+ * the cluster at HOST begins in, and how many it touches. */
+void hds_places(const struct hds *h, uint64_t host, uint64_t *first,
+                uint64_t *count);
+/* The next place for clusters that nobody uses: of at most *COUNT, which is 0
+ * where there is none. It is empty. */
+int hds_gap_take(struct hds *h, uint64_t *count, uint64_t *host,
+                 struct rhea_error *err);
+/* The table is about to be changed as a whole. */
+void hds_gaps_forget(struct hds *h);
 
 /* --- hds_create.c --- */
 struct hds_layout {

@@ -97,7 +97,7 @@ void hds_bitmaps_mark(struct hds *h, uint64_t offset, uint64_t len)
 
 /* --- The interface --- */
 
-static struct hds_bitmap *bitmap_find(struct hds *h, const char *name)
+static struct hds_bitmap *bitmap_named(struct hds *h, const char *name)
 {
     uint8_t id[UUID_BYTES];
     for (size_t i = 0; uuid_parse(name, id) && i < h->ext.n_bitmaps; i++)
@@ -109,7 +109,7 @@ static struct hds_bitmap *bitmap_find(struct hds *h, const char *name)
 static int bitmap_need(struct hds *h, const char *name, bool sound,
                        struct hds_bitmap **out, struct rhea_error *err)
 {
-    *out = bitmap_find(h, name);
+    *out = bitmap_named(h, name);
     if (!*out)
         return rhea_error_set(err, ENOENT, "there is no bitmap '%.100s'", name);
     if (sound && h->ext.stale)
@@ -180,7 +180,7 @@ static int add_check(struct hds *h, const struct rhea_bitmap *what,
         return rhea_error_set(err, ENOTSUP,
                               "bitmaps of a Parallels image cannot be "
                               "disabled");
-    if (bitmap_find(h, what->name))
+    if (bitmap_named(h, what->name))
         return rhea_error_set(err, EEXIST, "there is a bitmap '%.100s' already",
                               what->name);
     if (h->ext.stale || h->ext.broken)

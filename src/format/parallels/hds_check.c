@@ -3,7 +3,8 @@
  * Check: the image was closed, its header says where data can be, each cluster
  * lies in the file and is used once, also by the extension (spec, "BAT",
  * "Format Extension"). What the file holds behind the last cluster is leaked;
- * unused clusters between others are not: QEMU uses them again.
+ * unused clusters between others are not: they are used again (hds_gaps.c), as
+ * QEMU does.
  *
  * Repair: an entry that leads to where no cluster can be is set to 0; a file
  * that ends inside its last cluster grows; of a cluster that is used more than
@@ -54,23 +55,12 @@ static void check_count(struct hds_checker *c, bool fixed)
 
 /* --- Clusters --- */
 
-/* The place that a cluster at HOST begins in, and the next one where it
- * reaches into that. */
-static void check_places(const struct hds *h, uint64_t host, uint64_t *first,
-                         uint64_t *count)
-{
-    /* The grid is below a cluster's size. */
-    uint64_t shifted = host + h->cluster_size - h->grid;
-    *first = shifted / h->cluster_size;
-    *count = shifted % h->cluster_size ? 2 : 1;
-}
-
 /* Whether the cluster at HOST, which lies in the file, is free so far; then it
  * is not any more. */
 static bool check_take(struct hds_checker *c, uint64_t host)
 {
     uint64_t first, count;
-    check_places(c->h, host, &first, &count);
+    hds_places(c->h, host, &first, &count);
     if (first >= c->used.n_bits)
         return false;
     count = RHEA_MIN(count, c->used.n_bits - first);
@@ -86,8 +76,8 @@ static int check_copy(struct hds_checker *c, uint64_t index, uint64_t host,
                       struct rhea_error *err)
 {
     struct hds *h = c->h;
-    uint64_t to, one = 1;
-    int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
+    uint64_t to;
+    int ret = hds_place_at_end(h, 1, &to, err);
     if (!ret)
         ret = blocks_grow(&h->blocks, err);
     if (!ret)
@@ -340,6 +330,8 @@ int hds_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     check->total_clusters = h->entries;
     RHEA_LOCKED(&h->blocks.lock);
     int ret = fix ? blocks_change_begin(&h->blocks, err) : 0;
+    if (fix)
+        hds_gaps_forget(h);
     if (!ret)
         ret = check_start(&c, err);
     if (!ret)

@@ -69,10 +69,10 @@ static int move_entry(void *opaque, uint64_t index, uint32_t entry,
 {
     struct hds_move *m = opaque;
     struct hds *h = m->h;
-    uint64_t host = hds_host(h, entry), to, one = 1;
+    uint64_t host = hds_host(h, entry), to;
     if (host >= m->below)
         return 0;
-    int ret = h->blocks.ops->place(&h->blocks, index, &one, &to, err);
+    int ret = hds_place_at_end(h, 1, &to, err);
     if (!ret)
         ret = blocks_grow(&h->blocks, err);
     if (!ret)
@@ -260,6 +260,7 @@ static int resize_locked(struct hds *h, uint64_t size, struct rhea_error *err)
         ret = blocks_begin(&h->blocks, err);
     if (ret)
         return ret;
+    hds_gaps_forget(h);
     ret = size > h->base.size ? resize_grow(h, size, entries, err)
                               : resize_shrink(h, size, entries, err);
     ret = blocks_change_end(&h->blocks, ret, err);

@@ -178,18 +178,30 @@ static int table_begin(struct blocks *b, struct rhea_error *err)
 }
 
 /* Entries have 32 bits. */
+int hds_place_at_end(struct hds *h, uint64_t count, uint64_t *host,
+                     struct rhea_error *err)
+{
+    uint64_t bytes, end;
+    if (!mul_u64(count, h->cluster_size, &bytes) ||
+        !add_u64(h->blocks.file_end, bytes, &end) || end / h->unit > UINT32_MAX)
+        return rhea_error_set(err, EFBIG,
+                              "the image file would be larger than its table "
+                              "can tell");
+    return blocks_extend(&h->blocks, bytes, host, err);
+}
+
 static int table_place(struct blocks *b, uint64_t block, uint64_t *count,
                        uint64_t *host, struct rhea_error *err)
 {
     struct hds *h = hds_of(b->format);
-    uint64_t end;
+    uint64_t gap = *count;
     (void)block;
-    if (!mul_u64(*count, h->cluster_size, &end) ||
-        !add_u64(b->file_end, end, &end) || end / h->unit > UINT32_MAX)
-        return rhea_error_set(err, EFBIG,
-                              "the image file would be larger than its table "
-                              "can tell");
-    return blocks_extend(b, *count * h->cluster_size, host, err);
+    int ret = hds_gap_take(h, &gap, host, err);
+    if (ret || gap) {
+        *count = gap;
+        return ret;
+    }
+    return hds_place_at_end(h, *count, host, err);
 }
 
 static int table_link(struct blocks *b, const struct blocks_piece *piece,
