@@ -101,8 +101,8 @@ static int option_text(const char *value, const char *what,
                : 0;
 }
 
-static int option_take(const struct rhea_option *o, struct new_image *n,
-                       bool *compat6, struct rhea_error *err)
+int new_take_option(const struct rhea_option *o, struct new_image *n,
+                    bool *compat6, struct rhea_error *err)
 {
     if (strcmp(o->name, "subformat") == 0)
         return option_subformat(o, n, err);
@@ -161,7 +161,7 @@ int new_take_options(struct new_image *n, const struct rhea_option *options,
     n->preallocation = "off";
     int ret = 0;
     for (size_t i = 0; !ret && i < n_options; i++)
-        ret = option_take(&options[i], n, &compat6, err);
+        ret = new_take_option(&options[i], n, &compat6, err);
     if (!ret)
         ret = new_check(n, compat6, err);
     if (!n->hw_version)
@@ -240,7 +240,7 @@ static int new_choose_cid(struct new_image *n, struct rhea_error *err)
     return ret;
 }
 
-static int new_check_size(const struct new_image *n, struct rhea_error *err)
+int new_check_size(const struct new_image *n, struct rhea_error *err)
 {
     unsigned count = new_n_extents(n);
     if (!n->size)

@@ -40,6 +40,8 @@ struct new_image {
 uint64_t new_extent_size(const struct new_image *n, unsigned index);
 unsigned new_n_extents(const struct new_image *n);
 char *new_extent_name(const struct new_image *n, unsigned index);
+/* Whether an image of that type can be of that size. */
+int new_check_size(const struct new_image *n, struct rhea_error *err);
 
 /* create_text.c: the descriptor, malloc'd. */
 int new_descriptor(const struct new_image *n, char **text,
@@ -67,6 +69,9 @@ uint64_t new_extent_overhead(const struct new_image *n, uint64_t size,
 extern const struct rhea_option_help vmdk_create_options[];
 int vmdk_create(struct rhea_storage *storage, const struct rhea_create *how,
                 struct rhea_error *err);
+/* One option into N; *COMPAT6: it was that one, which is on. */
+int new_take_option(const struct rhea_option *o, struct new_image *n,
+                    bool *compat6, struct rhea_error *err);
 /* Parse options into N, except what files there are. */
 int new_take_options(struct new_image *n, const struct rhea_option *options,
                      size_t n_options, struct rhea_error *err);

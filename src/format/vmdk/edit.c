@@ -5,10 +5,7 @@
  * Order of writes: where the new text differs from the old one in one sector
  * only, that is written, which is all or nothing; flush. So it is for a new
  * content id. A descriptor in a file of its own is replaced as a whole
- * otherwise (rhea_files.replace). One inside an extent cannot be: its sectors
- * but the first, flush, then the first, which has who the parent is and what
- * its content id; flush. A crash between the two garbles lines that describe
- * the disk's geometry, which are looked at by nobody who reads the disk.
+ * otherwise (rhea_files.replace); for one inside an extent see edit_inside.c.
  */
 #include "format/vmdk/edit.h"
 
@@ -40,31 +37,21 @@ static void edit_difference(const char *old, const char *new, size_t len,
     *to = (size_t)RHEA_MIN(end - base, len);
 }
 
-static int edit_put(struct vmdk *v, const char *text, size_t from, size_t to,
-                    struct rhea_error *err)
-{
-    int ret = from < to
-                  ? rhea_storage_write(v->base.storage, text + from, to - from,
-                                       v->descriptor.offset + from, err)
-                  : 0;
-    return ret ? ret : rhea_storage_flush(v->base.storage, err);
-}
-
 static int edit_write(struct vmdk *v, const char *text, size_t len,
-                      struct rhea_error *err)
+                      const uint8_t *header, struct rhea_error *err)
 {
-    struct descriptor *d = &v->descriptor;
+    const struct descriptor *d = &v->descriptor;
     size_t room = RHEA_MAX(len, d->length), from, to;
-    RHEA_AUTO_FREE char *old = calloc(1, room + 1);
-    RHEA_AUTO_FREE char *new = calloc(1, room + 1);
+    RHEA_AUTO_FREE char *old = calloc(1, room + VMDK_SECTOR);
+    RHEA_AUTO_FREE char *new = calloc(1, room + VMDK_SECTOR);
     if (!old || !new)
         return rhea_error_set(err, ENOMEM, "out of memory");
     memcpy(old, d->text, d->length);
     memcpy(new, text, len);
     edit_difference(old, new, room, d->offset, &from, &to);
-    bool inside = d->offset != 0;
-    if (v->replaced ||
-        (!inside && (len != d->length || to - from > VMDK_SECTOR))) {
+    if (d->offset)
+        return vmdk_edit_inside(v, new, len, from, to, header, err);
+    if (v->replaced || len != d->length || to - from > VMDK_SECTOR) {
         if (!v->files || !v->files->replace)
             return rhea_error_set(err, ENOTSUP,
                                   "the descriptor cannot be replaced where it "
@@ -72,37 +59,40 @@ static int edit_write(struct vmdk *v, const char *text, size_t len,
         v->replaced = true;
         return v->files->replace(v->files->opaque, NULL, text, len, err);
     }
-    if (len > d->room)
-        return rhea_error_set(err, ENOSPC,
-                              "the descriptor, inside of the extent, has no "
-                              "room for that");
-    int ret = 0;
-    if (to - from > VMDK_SECTOR)
-        ret = edit_put(v, new, from + VMDK_SECTOR, to, err);
-    if (!ret)
-        ret = edit_put(v, new, from, RHEA_MIN(to, from + VMDK_SECTOR), err);
-    return ret;
+    int ret = from < to ? rhea_storage_write(v->base.storage, new + from,
+                                             to - from, from, err)
+                        : 0;
+    return ret ? ret : rhea_storage_flush(v->base.storage, err);
 }
 
-int vmdk_edit_store(struct vmdk *v, char *text, struct rhea_error *err)
+int vmdk_edit_store_with(struct vmdk *v, char *text, const uint8_t *header,
+                         struct rhea_error *err)
 {
     struct descriptor *d = &v->descriptor;
-    struct descriptor new = {
-        .text = text,
-        .length = strlen(text),
-        .offset = d->offset,
-        .room = d->room,
-    };
-    int ret = descriptor_parse(&new, err);
-    if (!ret)
-        ret = edit_write(v, text, new.length, err);
+    struct descriptor new = {.text = text, .length = strlen(text)};
+    int ret = v->edit_failed
+                  ? rhea_error_set(err, EIO,
+                                   "an earlier change of the descriptor "
+                                   "failed, and its state is not known")
+                  : descriptor_parse(&new, err);
+    if (!ret) {
+        ret = edit_write(v, text, new.length, header, err);
+        v->edit_failed = ret && ret != -ENOSPC && ret != -ENOMEM;
+    }
     if (ret) {
         descriptor_finish(&new);
         return ret;
     }
+    new.offset = d->offset;
+    new.room = d->room;
     descriptor_finish(d);
     *d = new;
     return 0;
+}
+
+int vmdk_edit_store(struct vmdk *v, char *text, struct rhea_error *err)
+{
+    return vmdk_edit_store_with(v, text, NULL, err);
 }
 
 /* --- Lines --- */
@@ -115,6 +105,15 @@ static char *edit_splice(const char *text, size_t at, size_t len,
     return asprintf(&out, "%.*s%s%s", (int)at, text, with, text + at + len) < 0
                ? NULL
                : out;
+}
+
+/* Where the last line ends, without the line end. */
+static size_t edit_last_end(const struct descriptor *d)
+{
+    size_t at = d->length;
+    while (at && strchr("\r\n", d->text[at - 1]))
+        at--;
+    return at;
 }
 
 int vmdk_edit_line(char **text, const char *name, const char *value,
@@ -133,11 +132,11 @@ int vmdk_edit_line(char **text, const char *name, const char *value,
         new = edit_splice(*text, at, len + (d.text[at + len] == '\n'), "");
     } else if (!value) {
         return 0;
-    } else if (!descriptor_find(&d, after, &at, &len)) {
+    } else if (after && !descriptor_find(&d, after, &at, &len)) {
         return rhea_error_set(err, EINVAL, "the descriptor has no line \"%s\"",
                               after);
     } else {
-        at += strcspn(d.text + at, "\n");
+        at = after ? at + strcspn(d.text + at, "\n") : edit_last_end(&d);
         const char *quote = strncmp(name, "ddb.", 4) == 0 ? " = " : "=";
         if (asprintf(&line, "\n%s%s\"%s\"", name, quote, value) < 0)
             line = NULL;

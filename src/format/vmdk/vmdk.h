@@ -102,9 +102,10 @@ struct vmdk {
     bool read_only; /* for the reason of ... */
     char why_read_only[160];
 
-    char *parent;  /* what info gives out as backing file; NULL: none */
-    bool lone;     /* an extent's file without a descriptor */
-    bool replaced; /* the descriptor's file: storage shows the old one */
+    char *parent;     /* what info gives out as backing file; NULL: none */
+    bool lone;        /* an extent's file without a descriptor */
+    bool replaced;    /* the descriptor's file: storage shows the old one */
+    bool edit_failed; /* what the file has for a descriptor is not known */
 
     pthread_mutex_t lock;
     atomic_bool renewed;          /* the content id, since opening */
@@ -169,6 +170,16 @@ int vmdk_set_backing(struct rhea_format *f, const char *file,
                      const char *format, struct rhea_format *parent,
                      struct rhea_error *err);
 int vmdk_make_empty(struct rhea_format *f, struct rhea_error *err);
+
+/* --- amend.c --- */
+extern const struct rhea_option_help vmdk_amend_options[];
+int vmdk_amend(struct rhea_format *f, const struct rhea_option *options,
+               size_t n, bool force, const struct rhea_progress *progress,
+               struct rhea_error *err);
+
+/* --- measure.c --- */
+int vmdk_measure(const struct rhea_measure *what, struct rhea_measured *out,
+                 struct rhea_error *err);
 
 /* --- check.c --- */
 int vmdk_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
