@@ -114,6 +114,15 @@ void experiment_destroy(struct experiment *e)
     free(e);
 }
 
+void experiment_set_foreign(struct experiment *e)
+{
+    for (unsigned i = 0; i <= VARIABLE_N_BUILTIN; i++) {
+        free(e->variables[i]);
+        e->variables[i] = NULL;
+    }
+    e->foreign = true;
+}
+
 struct tracepoint *experiment_find(const struct experiment *e, unsigned number,
                                    uint64_t address)
 {
@@ -509,7 +518,8 @@ int experiment_source(struct experiment *e, struct packet_cursor c,
 /* gdb sends builtin ones back to us under their names. */
 static bool is_builtin(const struct experiment *e, uint64_t n, const char *name)
 {
-    return n && n <= VARIABLE_N_BUILTIN && !strcmp(e->variables[n]->name, name);
+    return !e->foreign && n && n <= VARIABLE_N_BUILTIN &&
+           !strcmp(e->variables[n]->name, name);
 }
 
 int experiment_variable(struct experiment *e, struct packet_cursor c,
@@ -540,7 +550,7 @@ int experiment_variable(struct experiment *e, struct packet_cursor c,
             *out = e->variables[n];
         return 0;
     }
-    if (n <= VARIABLE_N_BUILTIN)
+    if (n <= VARIABLE_N_BUILTIN && !e->foreign)
         return rhea_error_set(err, EEXIST,
                               "trace state variable %" PRIu64
                               " is $%s, which cannot become $%s",
@@ -550,6 +560,7 @@ int experiment_variable(struct experiment *e, struct packet_cursor c,
         return no_memory(err);
     v->number = (unsigned)n;
     v->initial = (int64_t)initial;
+    v->builtin = e->foreign && builtin;
     snprintf(v->name, sizeof(v->name), "%s", name);
     e->variables[n] = v;
     if (out)

@@ -158,6 +158,8 @@ struct experiment {
     struct tracepoint **points;
     size_t n_points;
     struct variable **variables; /* by number; NULL: none */
+    /* Another agent's, out of a file: it has builtin variables of its own. */
+    bool foreign;
 };
 
 /* --- life ---------------------------------------------------------------- */
@@ -165,6 +167,8 @@ struct experiment {
 /* Empty but for the builtin variables. */
 int experiment_create(struct experiment **e, struct rhea_error *err);
 void experiment_destroy(struct experiment *e);
+/* What is loaded is another agent's: forget our builtin variables. */
+void experiment_set_foreign(struct experiment *e);
 /* QTinit: forget all but the registers, the target's description, notes and
  * the builtin variables. */
 void experiment_clear(struct experiment *e);

@@ -33,7 +33,8 @@ void tfile_put_status(struct frames *f, const struct experiment *e,
 
     packet_printf(out, "%d", running);
     if (!running) {
-        packet_printf(out, ";%s:", stops[c->stop]);
+        packet_printf(
+            out, ";%s:", stops[RHEA_MIN(c->stop, (uint32_t)FRAMES_CRASHED)]);
         if (c->stop == FRAMES_ERROR)
             put_text(out, c->reason);
         if (c->stop == FRAMES_STOPPED)
