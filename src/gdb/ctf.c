@@ -97,17 +97,20 @@ static int shape_of(const struct writer *w, const struct recorded_frame *f,
     s->step = f->step;
     s->has_pc = f->has_pc;
     while (payload_next(&p, &b)) {
-        if (b.kind == 'R' && !has_registers) {
-            memcpy(s->mask, b.mask, b.mask_bytes);
-            has_registers = true;
-        } else if (b.kind == 'V') {
-            if (s->n_variables == CTF_MAX_VARIABLES)
-                return rhea_error_set(err, E2BIG,
-                                      "frame %" PRIu64 " has more than %d "
-                                      "trace state variables",
-                                      f->index, CTF_MAX_VARIABLES);
+        if ((b.kind == 'V' && s->n_variables == CTF_MAX_VARIABLES) ||
+            (b.kind == 'M' && s->n_blocks == CTF_MAX_BLOCKS))
+            return rhea_error_set(err, E2BIG,
+                                  "frame %" PRIu64 " has more than %d trace "
+                                  "state variables, or %d blocks of memory",
+                                  f->index, CTF_MAX_VARIABLES, CTF_MAX_BLOCKS);
+        if (b.kind == 'V') {
             s->variables[s->n_variables++] =
                 (uint16_t)RHEA_MIN(b.number, (unsigned)UINT16_MAX);
+        } else if (b.kind == 'M') {
+            s->n_blocks++;
+        } else if (!has_registers) {
+            memcpy(s->mask, b.mask, b.mask_bytes);
+            has_registers = true;
         }
     }
     return 0;
@@ -176,18 +179,6 @@ static void put_blocks(struct writer *w, const struct recorded_frame *f,
     }
 }
 
-static uint32_t count_memory(const struct writer *w,
-                             const struct recorded_frame *f)
-{
-    struct payload p = payload_of(&f->frame, recorded_layout(w->r));
-    struct payload_block b;
-    uint32_t n = 0;
-
-    while (payload_next(&p, &b))
-        n += b.kind == 'M';
-    return n;
-}
-
 static void put_event(struct writer *w, const struct recorded_frame *f,
                       size_t shape, uint64_t time)
 {
@@ -200,7 +191,6 @@ static void put_event(struct writer *w, const struct recorded_frame *f,
         put_u64(w, f->frame.entry.pc);
     put_blocks(w, f, 'R');
     put_blocks(w, f, 'V');
-    put_u32(w, count_memory(w, f));
     put_blocks(w, f, 'M');
 }
 

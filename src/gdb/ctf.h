@@ -5,9 +5,9 @@
  * laid out, and `frames`, a stream of packets of events.
  *
  * An event is a frame. What is in frames differs, so there is an event class
- * for each tracepoint and set of registers and variables that its frames have
- * (a shape); as a rule that is one a tracepoint, and one for its steps. Memory
- * is a sequence in the event.
+ * for each tracepoint and what its frames have: registers, variables and blocks
+ * of memory (a shape). As a rule that is one a tracepoint, and one for its
+ * steps.
  *
  * Where not all frames have a time, the numbers of frames take its place, as
  * nanoseconds.
@@ -20,6 +20,7 @@
 enum {
     CTF_MAX_SHAPES = 1024,
     CTF_MAX_VARIABLES = 64, /* of a frame, the same one twice included */
+    CTF_MAX_BLOCKS = 1024,  /* of a frame's memory */
 };
 
 struct ctf_facts {
@@ -38,7 +39,7 @@ struct ctf_shape {
     uint32_t number;
     bool step, has_pc;
     uint8_t mask[PAYLOAD_MASK]; /* registers */
-    uint16_t n_variables;
+    uint16_t n_variables, n_blocks;
     uint16_t variables[CTF_MAX_VARIABLES]; /* in the order of the frame */
 };
 

@@ -33,6 +33,8 @@ static const char *add_name(struct names *names, const char *text)
     size_t n = 0;
 
     base[n++] = '_';
+    if (!strncmp(text, "memory_", 7)) /* these are ours */
+        base[n++] = '_';
     for (; *text && n < sizeof(base) - 1; text++) {
         bool good = (*text >= 'a' && *text <= 'z') ||
                     (*text >= 'A' && *text <= 'Z') ||
@@ -72,12 +74,7 @@ static const char types[] =
     "typealias integer { size = 16; align = 8; signed = false; } := u16;\n"
     "typealias integer { size = 32; align = 8; signed = false; } := u32;\n"
     "typealias integer { size = 64; align = 8; signed = false; } := u64;\n"
-    "typealias integer { size = 64; align = 8; signed = true; } := i64;\n"
-    "struct memory {\n"
-    "    x64 _address;\n"
-    "    u16 _length;\n"
-    "    x8 _bytes[_length];\n"
-    "};\n\n";
+    "typealias integer { size = 64; align = 8; signed = true; } := i64;\n\n";
 
 static void put_trace(const struct recorded *r, const struct ctf_facts *facts,
                       FILE *out)
@@ -110,7 +107,7 @@ static void put_trace(const struct recorded *r, const struct ctf_facts *facts,
             "    freq = 1000000000;\n"
             "};\n"
             "typealias integer { size = 64; align = 8; signed = false; "
-            "map = clock.%s.value; } := timestamp;\n\n",
+            "map = clock.%s.value; } := stamp;\n\n",
             facts->has_time ? "realtime" : "ordinal",
             facts->has_time
                 ? "nanoseconds since 1970"
@@ -120,14 +117,14 @@ static void put_trace(const struct recorded *r, const struct ctf_facts *facts,
             "stream {\n"
             "    id = 0;\n"
             "    packet.context := struct {\n"
-            "        timestamp timestamp_begin;\n"
-            "        timestamp timestamp_end;\n"
+            "        stamp timestamp_begin;\n"
+            "        stamp timestamp_end;\n"
             "        u64 content_size;\n"
             "        u64 packet_size;\n"
             "    };\n"
             "    event.header := struct {\n"
             "        u32 id;\n"
-            "        timestamp timestamp;\n"
+            "        stamp timestamp;\n"
             "    };\n"
             "%s"
             "};\n",
@@ -190,18 +187,18 @@ static void put_event(const struct recorded *r, const struct ctf_shape *s,
             s->step ? ", step" : "", add_name(names, "frame"));
     if (s->has_pc)
         fprintf(out, "        x64 %s;\n", add_name(names, "pc"));
-    /* These are taken before registers and variables can be. */
-    add_name(names, "memory");
-    add_name(names, "memory_blocks");
     for (unsigned n = 0; n < l->n; n++)
         if (s->mask[n / 8] >> (n % 8) & 1 && l->registers[n].size)
             put_register(&l->registers[n], names, out);
     for (unsigned i = 0; i < s->n_variables; i++)
         put_variable(r, s->variables[i], names, out);
-    fputs("        u32 _memory_blocks;\n"
-          "        struct memory _memory[_memory_blocks];\n"
-          "    };\n};\n",
-          out);
+    for (unsigned i = 0; i < s->n_blocks; i++)
+        fprintf(out,
+                "        x64 _memory_%u_address;\n"
+                "        u16 _memory_%u_length;\n"
+                "        x8 _memory_%u[_memory_%u_length];\n",
+                i, i, i, i);
+    fputs("    };\n};\n", out);
 }
 
 int ctf_put_metadata(const struct recorded *r, const struct ctf_facts *facts,

@@ -2,6 +2,7 @@
 /* QEMU, started by us. */
 #include <errno.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -101,6 +102,9 @@ int launch_start(struct launch *l, char **argv, struct rhea_error *err)
         return rhea_error_errno(err, errno, "cannot start %s", argv[0]);
     }
     if (l->pid == 0) {
+        /* Should we be killed, it would stop at the next breakpoint for good.
+         */
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
         execvp(arguments[0], arguments);

@@ -28,16 +28,23 @@ static void put_line(const char *front, const char *text)
 
 /* --- the trace ----------------------------------------------------------- */
 
+/* gdbserver counts from when its machine started. */
+enum { FIRST_YEAR = 946684800 /* 2000, in seconds since 1970 */ };
+
 static void put_start(const struct status *s)
 {
     time_t seconds = (time_t)(s->start / 1000000);
-    char text[40] = "";
+    char text[40];
     struct tm t;
 
-    if (!s->start || !gmtime_r(&seconds, &t) ||
-        !strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &t))
+    if (!s->start)
         return;
-    printf("started: %s.%06" PRIu64 " UTC", text, s->start % 1000000);
+    if (seconds >= FIRST_YEAR && gmtime_r(&seconds, &t) &&
+        strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &t))
+        printf("started: %s.%06" PRIu64 " UTC", text, s->start % 1000000);
+    else
+        printf("started: at %" PRIu64 ".%06" PRIu64 " s", s->start / 1000000,
+               s->start % 1000000);
     if (s->end >= s->start)
         printf(", for %.6f s", (double)(s->end - s->start) / 1e6);
     putchar('\n');
