@@ -14,22 +14,22 @@ struct shown {
 };
 
 static const struct shown core[] = {
-    {"eax", "rax", 32, "int32"},     {"ecx", "rcx", 32, "int32"},
-    {"edx", "rdx", 32, "int32"},     {"ebx", "rbx", 32, "int32"},
-    {"esp", "rsp", 32, "data_ptr"},  {"ebp", "rbp", 32, "data_ptr"},
-    {"esi", "rsi", 32, "int32"},     {"edi", "rdi", 32, "int32"},
-    {"eip", "rip", 32, "code_ptr"},  {"eflags", NULL, 32, "int32"},
-    {"cs", NULL, 32, "int32"},       {"ss", NULL, 32, "int32"},
-    {"ds", NULL, 32, "int32"},       {"es", NULL, 32, "int32"},
-    {"fs", NULL, 32, "int32"},       {"gs", NULL, 32, "int32"},
-    {"st0", NULL, 80, "i387_ext"},   {"st1", NULL, 80, "i387_ext"},
-    {"st2", NULL, 80, "i387_ext"},   {"st3", NULL, 80, "i387_ext"},
-    {"st4", NULL, 80, "i387_ext"},   {"st5", NULL, 80, "i387_ext"},
-    {"st6", NULL, 80, "i387_ext"},   {"st7", NULL, 80, "i387_ext"},
-    {"fctrl", NULL, 32, "int"},      {"fstat", NULL, 32, "int"},
-    {"ftag", NULL, 32, "int"},       {"fiseg", NULL, 32, "int"},
-    {"fioff", NULL, 32, "int"},      {"foseg", NULL, 32, "int"},
-    {"fooff", NULL, 32, "int"},      {"fop", NULL, 32, "int"},
+    {"eax", "rax", 32, "int32"},    {"ecx", "rcx", 32, "int32"},
+    {"edx", "rdx", 32, "int32"},    {"ebx", "rbx", 32, "int32"},
+    {"esp", "rsp", 32, "data_ptr"}, {"ebp", "rbp", 32, "data_ptr"},
+    {"esi", "rsi", 32, "int32"},    {"edi", "rdi", 32, "int32"},
+    {"eip", "rip", 32, "code_ptr"}, {"eflags", NULL, 32, "int32"},
+    {"cs", NULL, 32, "int32"},      {"ss", NULL, 32, "int32"},
+    {"ds", NULL, 32, "int32"},      {"es", NULL, 32, "int32"},
+    {"fs", NULL, 32, "int32"},      {"gs", NULL, 32, "int32"},
+    {"st0", NULL, 80, "i387_ext"},  {"st1", NULL, 80, "i387_ext"},
+    {"st2", NULL, 80, "i387_ext"},  {"st3", NULL, 80, "i387_ext"},
+    {"st4", NULL, 80, "i387_ext"},  {"st5", NULL, 80, "i387_ext"},
+    {"st6", NULL, 80, "i387_ext"},  {"st7", NULL, 80, "i387_ext"},
+    {"fctrl", NULL, 32, "int"},     {"fstat", NULL, 32, "int"},
+    {"ftag", NULL, 32, "int"},      {"fiseg", NULL, 32, "int"},
+    {"fioff", NULL, 32, "int"},     {"foseg", NULL, 32, "int"},
+    {"fooff", NULL, 32, "int"},     {"fop", NULL, 32, "int"},
 };
 
 static const struct shown sse[] = {
@@ -102,8 +102,7 @@ static void write_features(const struct layout *stub, FILE *out)
         fprintf(out, "<feature name=\"%s\">\n%s", f->name, f->types);
         for (unsigned j = 0; j < f->n; j++)
             if (number_in_stub(stub, &f->list[j]) >= 0)
-                fprintf(out,
-                        "<reg name=\"%s\" bitsize=\"%u\" type=\"%s\"/>\n",
+                fprintf(out, "<reg name=\"%s\" bitsize=\"%u\" type=\"%s\"/>\n",
                         f->list[j].name, f->list[j].bits, f->list[j].type);
         fputs("</feature>\n", out);
     }

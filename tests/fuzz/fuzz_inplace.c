@@ -78,6 +78,7 @@ struct job {
     bool opens;   /* the source does */
     bool foreign; /* the source has the target's format already: whatever is to
                      be tidied up in it, somebody else has written */
+    bool sound;   /* and has no corruption */
     /* A QCOW2 image that is to be no larger than this once it was converted
      * there and back; 0: it may be. */
     uint64_t most;
@@ -270,8 +271,10 @@ static void inplace_done(const struct job *job, struct rhea_storage *s,
                  "%" PRIu64 " bytes in the end, not %" PRIu64, size,
                  plan->final_file_size);
     /* A reference count that somebody else has made too high stays so; this
-     * program makes none, and finishes what it began without a leak. */
-    inplace_verify(job, s, true, !job->foreign, "converted");
+     * program makes none, and finishes what it began without a leak. Where that
+     * is a corruption, to a check, it stays one. */
+    inplace_verify(job, s, !job->foreign || job->sound, !job->foreign,
+                   "converted");
     inplace_again(job, s);
     if (plan->action == RHEA_INPLACE_CONVERT)
         inplace_back(job, s);
@@ -421,6 +424,11 @@ static bool inplace_load(struct job *job, struct rhea_storage *image,
         job->most = inplace_most(job, f, &info);
     }
     format->close(f, NULL);
+    if (job->foreign && safe) {
+        struct rhea_check found;
+        job->sound = format->check && reader_check(format, image, 0, &found) &&
+                     !found.corruptions && !found.errors;
+    }
     return safe;
 }
 

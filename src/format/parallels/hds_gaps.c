@@ -86,7 +86,8 @@ int hds_gap_take(struct hds *h, uint64_t *count, uint64_t *host,
         return ret;
     }
     uint64_t end = g->used.n_bits;
-    uint64_t place = g->next < end ? bitmap_find(&g->used, g->next, false) : end;
+    uint64_t place =
+        g->next < end ? bitmap_find(&g->used, g->next, false) : end;
     if (place >= end) {
         g->next = end;
         *count = 0;

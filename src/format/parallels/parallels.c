@@ -110,7 +110,8 @@ static int create_parse(uint64_t size, const struct rhea_option *options,
                         struct rhea_error *err)
 {
     *c = (struct create_options){
-        .layout = {.size = size, .cluster_size = HDS_DEFAULT_CLUSTER}};
+        .layout = {.size = align_up(size, HDS_SECTOR),
+                   .cluster_size = HDS_DEFAULT_CLUSTER}};
     for (size_t i = 0; i < n; i++) {
         int ret = create_option(&options[i], c, err);
         if (ret)
@@ -142,7 +143,7 @@ static int parallels_create(struct rhea_storage *storage,
     int ret = create_parse(how->size, how->options, how->n_options, &c, err);
     if (ret)
         return ret;
-    const struct hds_layout layout = {.size = how->size,
+    const struct hds_layout layout = {.size = c.layout.size,
                                       .cluster_size = c.layout.cluster_size,
                                       .extended = c.layout.extended};
     return c.bundle ? bundle_create(storage, how, &c.layout, err)

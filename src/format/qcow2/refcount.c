@@ -180,7 +180,7 @@ static int refcount_add_one(struct qcow2 *q, uint64_t cluster, int64_t addend,
         return r;
     old = qcow2_refcount_load(q->refcount_order, slice->data, index);
     if (addend > 0 ? old > q->refcount_max - (uint64_t)addend
-                   : old < (uint64_t)-addend)
+                   : old < -(uint64_t)addend)
         return rhea_error_set(
             err, addend > 0 ? EINVAL : EIO,
             addend > 0 ? "cluster %" PRIu64 " has as many references as the "
