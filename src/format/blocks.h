@@ -38,6 +38,10 @@
 
 struct blocks;
 
+/* For rhea_format_info.part_size: a new block is written piece by piece, with
+ * holes in between as fine as file systems have them. */
+enum { BLOCKS_PART = 4096 };
+
 /* A part of the image that has just been written. */
 struct blocks_piece {
     uint64_t block, count; /* guest blocks, of which the places follow each

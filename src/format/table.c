@@ -143,9 +143,10 @@ static struct table_page *table_evict(struct table *t, struct table_page *set,
     return victim;
 }
 
-/* The page that begins at OFFSET. */
-static int table_page(struct table *t, uint64_t offset, struct table_page **out,
-                      struct rhea_error *err)
+/* The page that begins at OFFSET; with UNREAD, what it holds in the file is of
+ * no interest. */
+static int table_page(struct table *t, uint64_t offset, bool unread,
+                      struct table_page **out, struct rhea_error *err)
 {
     /* Multiplied, since tables tend to stand at regular distances. */
     uint64_t hash = offset / t->page_bytes * 0x9e3779b97f4a7c15u >> 32;
@@ -163,11 +164,13 @@ static int table_page(struct table *t, uint64_t offset, struct table_page **out,
     struct table_page *page = table_evict(t, set, &ret, err);
     if (!page)
         return ret;
-    rhea_storage_event(t->storage, "l2_load");
-    ret = rhea_storage_read_padded(t->storage, page->bytes, t->page_bytes,
-                                   offset, err);
-    if (ret)
-        return ret;
+    if (!unread) {
+        rhea_storage_event(t->storage, "l2_load");
+        ret = rhea_storage_read_padded(t->storage, page->bytes, t->page_bytes,
+                                       offset, err);
+        if (ret)
+            return ret;
+    }
     page->offset = offset;
     page->used = t->clock;
     *out = page;
@@ -179,7 +182,7 @@ int table_get(struct table *t, uint64_t offset, const uint8_t **bytes,
 {
     uint32_t at = (uint32_t)(offset & (t->page_bytes - 1));
     struct table_page *page;
-    int ret = table_page(t, offset - at, &page, err);
+    int ret = table_page(t, offset - at, false, &page, err);
     if (ret)
         return ret;
     *bytes = page->bytes + at;
@@ -187,18 +190,38 @@ int table_get(struct table *t, uint64_t offset, const uint8_t **bytes,
     return 0;
 }
 
+static void page_soil(struct table *t, struct table_page *page, uint32_t at,
+                      uint32_t len)
+{
+    t->n_dirty += !page->is_dirty;
+    page->is_dirty = true;
+    for (uint32_t i = at / t->sector; i <= (at + len - 1) / t->sector; i++)
+        page->dirty[i / 64] |= (uint64_t)1 << i % 64;
+}
+
 int table_change(struct table *t, uint64_t offset, uint32_t len,
                  uint8_t **bytes, struct rhea_error *err)
 {
     uint32_t at = (uint32_t)(offset & (t->page_bytes - 1));
     struct table_page *page;
-    int ret = table_page(t, offset - at, &page, err);
+    int ret = table_page(t, offset - at, false, &page, err);
     if (ret)
         return ret;
-    t->n_dirty += !page->is_dirty;
-    page->is_dirty = true;
-    for (uint32_t i = at / t->sector; i <= (at + len - 1) / t->sector; i++)
-        page->dirty[i / 64] |= (uint64_t)1 << i % 64;
+    page_soil(t, page, at, len);
+    *bytes = page->bytes + at;
+    return 0;
+}
+
+int table_overwrite(struct table *t, uint64_t offset, uint64_t len,
+                    uint8_t **bytes, uint32_t *n, struct rhea_error *err)
+{
+    uint32_t at = (uint32_t)(offset & (t->page_bytes - 1));
+    struct table_page *page;
+    *n = (uint32_t)RHEA_MIN(len, t->page_bytes - at);
+    int ret = table_page(t, offset - at, *n == t->page_bytes, &page, err);
+    if (ret)
+        return ret;
+    page_soil(t, page, at, *n);
     *bytes = page->bytes + at;
     return 0;
 }

@@ -74,6 +74,10 @@ int table_get(struct table *t, uint64_t offset, const uint8_t **bytes,
 /* The same to be changed: the first LEN, inside one page, become dirty. */
 int table_change(struct table *t, uint64_t offset, uint32_t len,
                  uint8_t **bytes, struct rhea_error *err);
+/* The same, of LEN bytes that the caller overwrites, each of them: *N are those
+ * inside this page, which is not read where they are all of it. */
+int table_overwrite(struct table *t, uint64_t offset, uint64_t len,
+                    uint8_t **bytes, uint32_t *n, struct rhea_error *err);
 /* See above. Nothing where nothing is dirty. */
 int table_write_back(struct table *t, struct rhea_error *err);
 /* Forget all; nothing may be dirty. */

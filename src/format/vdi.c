@@ -120,6 +120,7 @@ static void vdi_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){
         .virtual_size = f->size,
         .cluster_size = v->head.block_size,
+        .part_size = v->parent ? 0 : RHEA_MIN(v->head.block_size, BLOCKS_PART),
         .backing_file = v->parent,
         .backing_format = v->parent ? rhea_format_vdi.name : NULL,
     };

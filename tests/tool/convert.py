@@ -81,6 +81,18 @@ class Convert(tool.Case):
                                      os.path.getsize('theirs') + 65536)
                 self.assertLessEqual(blocks('ours'), blocks('theirs') + 262144)
 
+    def test_blocks_have_holes_where_zeroes_are(self):
+        """A block of MiBs of which only some KiB are data takes those."""
+        for fmt in ('vpc', 'vhdx', 'vdi', 'parallels'):
+            with self.subTest(format=fmt):
+                self.rhea('convert', '-f', 'raw', '-O', fmt, 'a', 'b')
+                self.identical('a', 'raw', 'b', fmt)
+                # The tables of an empty image, and three pages at the seams.
+                self.rhea('create', '-q', '-f', fmt, 'empty', SIZE)
+                self.assertLess(blocks('b'),
+                                blocks('a') + blocks('empty') + 65536)
+                os.unlink('empty')
+
     def test_S0_writes_all(self):
         self.convert('raw', 'a', 'raw', 'b', '-S', '0')
         self.assertGreaterEqual(blocks('b'), SIZE // 4096 * 4096)

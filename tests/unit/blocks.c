@@ -11,6 +11,7 @@
 #include "format/blocks.h"
 #include "format/table.h"
 #include "lib/test.h"
+#include "storage/fault.h"
 
 enum {
     SIZE = 40 * 3000 + 512, /* the last block is a part of one */
@@ -451,6 +452,40 @@ static void sectors_that_did_not_change_are_not_written(void)
     rhea_storage_close(s);
 }
 
+/* A page that is overwritten whole is not read; one of which a part is, is. */
+static void overwriting_reads_what_has_to_stay(void)
+{
+    const struct fault_plan plan = {
+        .classes = FAULT_READ, .at = 2, .code = EIO, .forever = true};
+    uint8_t page[PAGE];
+    struct rhea_storage *s, *memory;
+    struct table t;
+    uint8_t *bytes;
+    uint32_t n;
+    table_open(&t, &memory, NULL, NULL);
+    memset(page, 0x33, PAGE);
+    for (unsigned i = 0; i < 4; i++)
+        CHECK_OK(rhea_storage_write(memory, page, PAGE, i * PAGE, &err), &err);
+    CHECK_OK(fault_open(&s, memory, &plan, &err), &err);
+    t.storage = s;
+    for (uint64_t at = 512; at < 3 * PAGE; at += n) {
+        CHECK_OK(table_overwrite(&t, at, 3 * PAGE - at, &bytes, &n, &err),
+                 &err);
+        CHECK_EQ(n, PAGE - at % PAGE);
+        memset(bytes, 0x44, n);
+    }
+    CHECK_EQ(fault_calls(s, FAULT_READ), 1);
+    CHECK_EQ(table_overwrite(&t, 3 * PAGE, 512, &bytes, &n, &err), -EIO);
+    CHECK_OK(table_write_back(&t, &err), &err);
+    for (unsigned i = 0; i < 4; i++) {
+        CHECK_OK(rhea_storage_read(memory, page, PAGE, i * PAGE, &err), &err);
+        CHECK_EQ(page[0], i == 0 || i == 3 ? 0x33 : 0x44);
+        CHECK_EQ(page[512], i == 3 ? 0x33 : 0x44);
+    }
+    table_finish(&t);
+    rhea_storage_close(s);
+}
+
 struct log {
     unsigned runs;
     uint64_t bytes;
@@ -510,6 +545,7 @@ int main(int argc, char **argv)
     TEST(threads_share_blocks);
     TEST(tables_hold_what_was_set);
     TEST(sectors_that_did_not_change_are_not_written);
+    TEST(overwriting_reads_what_has_to_stay);
     TEST(a_format_writes_its_tables_its_own_way);
     return test_finish();
 }

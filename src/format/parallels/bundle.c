@@ -358,6 +358,7 @@ static void bundle_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){
         .virtual_size = f->size,
         .cluster_size = b->cluster_size,
+        .part_size = RHEA_MIN(b->cluster_size, BLOCKS_PART),
         .snapshots = (uint32_t)b->d.n_shots,
     };
     for (size_t i = 0; i < b->n_parts; i++)

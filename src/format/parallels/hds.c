@@ -339,6 +339,7 @@ void hds_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){
         .virtual_size = f->size,
         .cluster_size = h->cluster_size,
+        .part_size = RHEA_MIN(h->cluster_size, BLOCKS_PART),
         .bitmaps = (uint32_t)h->ext.n_bitmaps,
         .dirty = h->unclean,
         .extensions = h->ext.unknown,

@@ -266,6 +266,7 @@ static void vhdx_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){
         .virtual_size = f->size,
         .cluster_size = v->metadata.block_size,
+        .part_size = BLOCKS_PART,
         .backing_file = v->parent,
         .backing_format = v->parent ? "vhdx" : NULL,
         .dirty = v->overlay,

@@ -165,14 +165,10 @@ int vpc_bitmap_fill(struct vpc *v, uint64_t bitmap, uint8_t byte,
                     struct rhea_error *err)
 {
     for (uint32_t at = 0; at < v->bitmap_bytes;) {
-        const uint8_t *old;
         uint8_t *bytes;
         uint32_t len;
-        int ret = table_get(&v->table, bitmap + at, &old, &len, err);
-        if (ret)
-            return ret;
-        len = RHEA_MIN(len, v->bitmap_bytes - at);
-        ret = table_change(&v->table, bitmap + at, len, &bytes, err);
+        int ret = table_overwrite(&v->table, bitmap + at, v->bitmap_bytes - at,
+                                  &bytes, &len, err);
         if (ret)
             return ret;
         memset(bytes, byte, len);

@@ -24,10 +24,7 @@
 #include "format/option.h"
 #include "format/vpc/vpc.h"
 
-enum {
-    CACHE_BYTES = 4 << 20,
-    PART_BYTES = 4096, /* as fine as other programs leave zeroes out */
-};
+enum { CACHE_BYTES = 4 << 20 };
 
 static int vpc_probe(const uint8_t *head, size_t len)
 {
@@ -285,7 +282,7 @@ static void vpc_info(struct rhea_format *f, struct rhea_format_info *info)
     *info = (struct rhea_format_info){
         .virtual_size = f->size,
         .cluster_size = v->block_size,
-        .part_size = RHEA_MIN(v->block_size, PART_BYTES),
+        .part_size = RHEA_MIN(v->block_size, BLOCKS_PART),
         .backing_file = v->backing_file,
     };
     if (v->backing_file)
