@@ -25,6 +25,10 @@ struct rhea_convert_options {
     /* Wherever nothing is written the target reads as zeroes: it is new, and
      * has no backing file. */
     bool target_is_zero;
+    /* Where the target's file can share blocks with a source's, do that in
+     * place of reading and writing: zeroes in the data are then not looked for.
+     * Not with SALVAGED or COMPRESS. */
+    bool clone;
     /* Let writes overtake each other. Otherwise the target is written from
      * its start to its end, unless it is compressed. */
     bool any_order;
@@ -44,6 +48,7 @@ struct rhea_convert_options {
 /* Where the guest's bytes went; may be NULL. */
 struct rhea_convert_result {
     uint64_t written; /* as data */
+    uint64_t cloned;  /* of that, by sharing blocks */
     uint64_t zeroes;  /* left out, or written as zeroes without data */
     uint64_t backing; /* left to the target's backing file */
 };

@@ -343,6 +343,16 @@ struct rhea_format_ops {
      * read-only format. */
     int (*write)(struct rhea_format *f, uint64_t offset, const void *buf,
                  size_t len, struct rhea_error *err);
+    /* As write, of bytes that FROM, another storage, has at FROM_OFFSET, as
+     * they are; in the same order of writes. OFFSET and LEN are multiples of
+     * the cluster size, if there is one, and of 4096. -ENOTSUP, before anything
+     * has changed, where the image keeps them in another form, or its storage
+     * cannot share blocks with FROM. LEN may be 0, which asks only that; other
+     * calls may be made once it is 0. NULL: no cluster lies at a multiple of
+     * 4096. */
+    int (*clone)(struct rhea_format *f, uint64_t offset,
+                 struct rhea_storage *from, uint64_t from_offset, uint64_t len,
+                 struct rhea_error *err);
     /* Make guest bytes read as zeroes; with UNMAP give clusters back. NULL:
      * the image writes zeroes instead. */
     int (*write_zeroes)(struct rhea_format *f, uint64_t offset, uint64_t len,

@@ -103,6 +103,12 @@ RHEA_API int rhea_image_read(struct rhea_image *image, void *buf, size_t len,
 RHEA_API int rhea_image_write(struct rhea_image *image, const void *buf,
                               size_t len, uint64_t offset,
                               struct rhea_error *err);
+/* The bytes that FROM has at FROM_OFFSET, by sharing its blocks; see the
+ * format's clone. -ENOTSUP, before anything has changed, where that cannot be
+ * done; LEN 0 asks for it. */
+RHEA_API int rhea_image_clone(struct rhea_image *image, uint64_t offset,
+                              struct rhea_storage *from, uint64_t from_offset,
+                              uint64_t len, struct rhea_error *err);
 RHEA_API int rhea_image_write_zeroes(struct rhea_image *image, uint64_t offset,
                                      uint64_t len, bool unmap,
                                      struct rhea_error *err);

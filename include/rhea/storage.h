@@ -65,6 +65,14 @@ struct rhea_storage_ops {
      * the size is as before. */
     int (*allocate)(struct rhea_storage *s, uint64_t offset, uint64_t len,
                     struct rhea_error *err);
+    /* The range takes the bytes that FROM has from FROM_OFFSET on, which lie
+     * inside of it, as if they were read and written, but shares its blocks
+     * where both are whole ones; the rest is copied. -ENOTSUP where S can share
+     * none with FROM. LEN may be 0, which asks only whether it can: -ENOTSUP
+     * is never the answer after that. NULL: it cannot. */
+    int (*clone)(struct rhea_storage *s, uint64_t offset,
+                 struct rhea_storage *from, uint64_t from_offset, uint64_t len,
+                 struct rhea_error *err);
     /* Whether the bytes at OFFSET are a hole, and for how many bytes that
      * holds (at least 1, at most LEN). A storage that cannot tell says
      * "no hole". OFFSET is inside the storage. NULL: cannot tell. */
@@ -156,6 +164,9 @@ RHEA_API int rhea_storage_discard(struct rhea_storage *s, uint64_t offset,
                                   uint64_t len, struct rhea_error *err);
 RHEA_API int rhea_storage_allocate(struct rhea_storage *s, uint64_t offset,
                                    uint64_t len, struct rhea_error *err);
+RHEA_API int rhea_storage_clone(struct rhea_storage *s, uint64_t offset,
+                                struct rhea_storage *from, uint64_t from_offset,
+                                uint64_t len, struct rhea_error *err);
 RHEA_API int rhea_storage_extent(struct rhea_storage *s, uint64_t offset,
                                  uint64_t len, bool *hole, uint64_t *run,
                                  struct rhea_error *err);

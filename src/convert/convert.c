@@ -4,9 +4,6 @@
  * it side by side, and write it when every earlier one has been written: a
  * target that is written from start to end is laid out the same on every run
  * and needs no seeks. The thread that asked for the work reports progress.
- *
- * A run of zeroes at least a window long is one step, so that an empty
- * terabyte costs a look into the tables only.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -21,11 +18,11 @@
 #include "base/cleanup.h"
 #include "convert/rate.h"
 #include "convert/source.h"
+#include "convert/step.h"
 #include "convert/window.h"
 
 enum {
     CONVERT_POLL_NS = 100000000, /* how often cancelling is noticed */
-    CONVERT_LOOKS = 64,          /* extents that one step takes up */
     CONVERT_NEWS = 128,          /* reports that may wait */
 };
 
@@ -40,7 +37,8 @@ struct convert {
     pthread_mutex_t lock; /* for all that follows */
     pthread_cond_t turn;  /* a window was written, or the work ends */
     pthread_cond_t news;  /* a worker has ended */
-    uint64_t next;        /* where the next step begins */
+    struct steps steps;
+    uint64_t next; /* where the next step begins */
     uint64_t tickets, written;
     uint64_t done, total;           /* bytes, of the sources or their data */
     uint64_t reports[CONVERT_NEWS]; /* done after each step, not told yet */
@@ -51,49 +49,6 @@ struct convert {
     struct rhea_convert_result result;
 };
 
-/* One step: a window, or a long run of one kind without data. */
-struct step {
-    uint64_t offset, length, ticket;
-    enum convert_kind kind;
-};
-
-/* How long a run from OFFSET that needs no reading is, in whole units; 0 where
- * the next step is a window. */
-static int convert_find_run(struct convert *c, uint64_t offset,
-                            struct step *step, struct rhea_error *err)
-{
-    uint64_t run, total = 0;
-    enum convert_kind kind = CONVERT_DATA;
-    unsigned looks = 0;
-    int ret;
-
-    step->length = 0;
-    while (offset + total < c->source.size) {
-        ret = convert_source_map(&c->source, offset + total,
-                                 c->source.size - offset - total, &kind, &run,
-                                 err);
-        if (ret < 0 && c->options.salvaged)
-            break; /* a window finds out what of it can be read */
-        if (ret < 0)
-            return ret;
-        if (total == 0)
-            step->kind = kind;
-        if (kind != step->kind ||
-            (kind != CONVERT_BACKING &&
-             !(kind == CONVERT_ZERO && c->options.sparse)))
-            break;
-        total += run;
-        /* The lock is held: do not gather all of a long one. */
-        if (++looks == CONVERT_LOOKS)
-            break;
-    }
-    if (offset + total < c->source.size)
-        total -= total % c->unit;
-    if (total >= WINDOW_SIZE)
-        step->length = total;
-    return 0;
-}
-
 /* Take the next step. 0: there is none. Called with the lock held. */
 static int convert_take(struct convert *c, struct step *step,
                         struct rhea_error *err)
@@ -102,16 +57,9 @@ static int convert_take(struct convert *c, struct step *step,
 
     if (c->ret < 0 || c->next >= c->source.size)
         return 0;
-    step->offset = c->next;
-    ret = convert_find_run(c, c->next, step, err);
+    ret = steps_find(&c->steps, c->next, step, err);
     if (ret < 0)
         return ret;
-    if (!step->length) {
-        /* Up to the next multiple, also after a run that ended off one. */
-        step->length = WINDOW_SIZE - c->next % WINDOW_SIZE;
-        step->length = RHEA_MIN(step->length, c->source.size - c->next);
-        step->kind = CONVERT_DATA;
-    }
     c->next += step->length;
     step->ticket = c->tickets++;
     return 1;
@@ -142,37 +90,45 @@ static bool convert_wait_turn(struct convert *c, const struct step *step)
     return c->ret == 0;
 }
 
-static int convert_write_run(struct convert *c, struct window *w,
-                             const struct step *step, struct rhea_error *err)
+static int convert_write_step(struct convert *c, struct window *w,
+                              const struct step *step, struct rhea_error *err)
 {
     int ret = 0;
 
-    if (step->kind == CONVERT_BACKING) {
+    switch (step->kind) {
+    case STEP_WINDOW:
+        return window_write(w, err);
+    case STEP_BACKING:
         w->result.backing += step->length;
         return 0;
+    case STEP_CLONE:
+        w->result.written += step->length;
+        w->result.cloned += step->length;
+        ret = rhea_image_clone(c->target, step->offset, step->storage,
+                               step->host, step->length, err);
+        break;
+    case STEP_ZERO:
+        w->result.zeroes += step->length;
+        if (!c->options.target_is_zero)
+            ret = rhea_image_write_zeroes(c->target, step->offset, step->length,
+                                          true, err);
     }
-    w->result.zeroes += step->length;
-    if (!c->options.target_is_zero)
-        ret = rhea_image_write_zeroes(c->target, step->offset, step->length,
-                                      true, err);
     return convert_blame(ret, c->target, err);
 }
 
 static int convert_do_step(struct convert *c, struct window *w,
                            const struct step *step, struct rhea_error *err)
 {
-    bool run = step->kind != CONVERT_DATA;
     int ret = 0;
 
-    if (!run)
+    if (step->kind == STEP_WINDOW)
         ret = window_read(w, step->offset, step->length, err);
-    if (ret == 0 && !run)
+    if (ret == 0 && step->kind == STEP_WINDOW)
         ret = window_pack(w, err);
     if (ret < 0)
         return ret;
-    if (!convert_wait_turn(c, step))
-        return 0; /* another worker has failed, and said why */
-    return run ? convert_write_run(c, w, step, err) : window_write(w, err);
+    /* Else another worker has failed, and said why. */
+    return convert_wait_turn(c, step) ? convert_write_step(c, w, step, err) : 0;
 }
 
 static void convert_fail(struct convert *c, int ret,
@@ -187,6 +143,7 @@ static void convert_fail(struct convert *c, int ret,
 static void convert_add_result(struct convert *c, const struct window *w)
 {
     c->result.written += w->result.written;
+    c->result.cloned += w->result.cloned;
     c->result.zeroes += w->result.zeroes;
     c->result.backing += w->result.backing;
 }
@@ -197,7 +154,9 @@ static void convert_count(struct convert *c, const struct window *w,
     uint64_t n = step->length;
 
     if (c->options.count_data)
-        n = step->kind == CONVERT_DATA ? w->n_data : 0;
+        n = step->kind == STEP_WINDOW  ? w->n_data
+            : step->kind == STEP_CLONE ? step->length
+                                       : 0;
     c->done += n;
     if (n && c->n_reports < CONVERT_NEWS)
         c->reports[c->n_reports++] = c->done;
@@ -311,17 +270,17 @@ static void convert_watch(struct convert *c)
 /* How much there is to do, as progress counts it. */
 static int convert_count_all(struct convert *c, struct rhea_error *err)
 {
-    uint64_t offset, run;
-    enum convert_kind kind;
+    struct convert_run run;
+    uint64_t offset;
     int ret;
 
     c->total = c->source.size;
     if (!c->options.count_data)
         return 0;
     c->total = 0;
-    for (offset = 0; offset < c->source.size; offset += run) {
+    for (offset = 0; offset < c->source.size; offset += run.length) {
         ret = convert_source_map(&c->source, offset, c->source.size - offset,
-                                 &kind, &run, err);
+                                 &run, err);
         if (ret < 0 && c->options.salvaged) {
             c->options.count_data = false;
             c->total = c->source.size;
@@ -329,9 +288,9 @@ static int convert_count_all(struct convert *c, struct rhea_error *err)
         }
         if (ret < 0)
             return ret;
-        if (kind == CONVERT_DATA || kind == CONVERT_COMPARE ||
-            (kind == CONVERT_ZERO && !c->options.sparse))
-            c->total += run;
+        if (run.kind == CONVERT_DATA || run.kind == CONVERT_COMPARE ||
+            (run.kind == CONVERT_ZERO && !c->options.sparse))
+            c->total += run.length;
     }
     return 0;
 }
@@ -450,6 +409,7 @@ int rhea_convert_copy(struct rhea_image *const *sources, size_t n_sources,
                              (uintmax_t)c.source.size);
     /* Padding that the target has no room for need not be written. */
     c.source.size = RHEA_MIN(c.source.size, rhea_image_size(target));
+    steps_init(&c.steps, &c.source, target, c.unit, &c.options);
     rate_init(&c.rate, options->rate);
     if (ret == 0)
         ret = convert_count_all(&c, err);

@@ -225,34 +225,39 @@ int convert_blame(int ret, struct rhea_image *image, struct rhea_error *err)
 }
 
 int convert_source_map(struct convert_source *s, uint64_t offset, uint64_t len,
-                       enum convert_kind *kind, uint64_t *run,
-                       struct rhea_error *err)
+                       struct convert_run *run, struct rhea_error *err)
 {
     struct convert_part *part = source_part(s, offset);
     uint64_t size = rhea_image_size(part->image);
     struct rhea_image_extent e;
     int ret;
 
-    *run = RHEA_MIN(len, part->end - offset);
-    *kind = CONVERT_ZERO;
+    *run = (struct convert_run){
+        .kind = CONVERT_ZERO,
+        .length = RHEA_MIN(len, part->end - offset),
+    };
     offset -= part->start;
     if (offset >= size)
         return 0;
 
-    ret = rhea_image_map(part->image, offset, RHEA_MIN(*run, size - offset), &e,
-                         err);
+    ret = rhea_image_map(part->image, offset,
+                         RHEA_MIN(run->length, size - offset), &e, err);
     if (ret < 0)
         return convert_blame(ret, part->image, err);
-    *run = RHEA_MIN(*run, e.extent.length);
+    run->length = RHEA_MIN(run->length, e.extent.length);
     if (s->backing) {
-        ret = source_class(s, offset, &e, kind, run, err);
+        ret = source_class(s, offset, &e, &run->kind, &run->length, err);
     } else if (e.extent.kind == RHEA_EXTENT_DATA ||
                e.extent.kind == RHEA_EXTENT_COMPRESSED ||
                e.extent.kind == RHEA_EXTENT_ENCRYPTED) {
-        *kind = CONVERT_DATA;
+        run->kind = CONVERT_DATA;
     }
-    if (ret == 0 && *kind == CONVERT_DATA && e.extent.kind == RHEA_EXTENT_DATA)
-        ret = source_find_hole(part, &e, kind, run, err);
+    if (ret == 0 && run->kind == CONVERT_DATA &&
+        e.extent.kind == RHEA_EXTENT_DATA) {
+        run->storage = e.extent.storage;
+        run->host = e.extent.host;
+        ret = source_find_hole(part, &e, &run->kind, &run->length, err);
+    }
     return convert_blame(ret, part->image, err);
 }
 

@@ -41,10 +41,17 @@ int convert_source_init(struct convert_source *s,
                         struct rhea_image *backing, struct rhea_error *err);
 void convert_source_finish(struct convert_source *s);
 
-/* The kind of the bytes at OFFSET, and for how many (at most LEN) it holds. */
+struct convert_run {
+    enum convert_kind kind;
+    uint64_t length;
+    struct rhea_storage *storage; /* has these bytes as they are, at HOST; NULL:
+                                     none does */
+    uint64_t host;
+};
+
+/* What is at OFFSET, for at most LEN bytes. */
 int convert_source_map(struct convert_source *s, uint64_t offset, uint64_t len,
-                       enum convert_kind *kind, uint64_t *run,
-                       struct rhea_error *err);
+                       struct convert_run *run, struct rhea_error *err);
 
 /* Name IMAGE in ERR, where that does not do so yet. Returns RET. */
 int convert_blame(int ret, struct rhea_image *image, struct rhea_error *err);

@@ -86,28 +86,27 @@ static void window_mark(struct window *w, size_t from, size_t to,
 
 static int window_classify(struct window *w, struct rhea_error *err)
 {
-    enum convert_kind kind;
+    struct convert_run run;
     size_t pos = 0;
-    uint64_t run;
     int ret;
 
     while (pos < w->length) {
         ret = convert_source_map(w->source, w->offset + pos, w->length - pos,
-                                 &kind, &run, err);
+                                 &run, err);
         if (ret < 0 && w->options->salvaged) {
             /* Reading tells where exactly. */
-            kind = CONVERT_DATA;
-            run = RHEA_MIN(WINDOW_UNIT_MIN, w->length - pos);
+            run.kind = CONVERT_DATA;
+            run.length = RHEA_MIN(WINDOW_UNIT_MIN, w->length - pos);
             ret = 0;
         }
         if (ret < 0)
             return ret;
-        if (kind == CONVERT_ZERO && !w->options->sparse)
-            kind = CONVERT_DATA;
-        if (kind == CONVERT_DATA || kind == CONVERT_COMPARE)
-            w->n_data += run;
-        window_mark(w, pos, pos + run, kind);
-        pos += run;
+        if (run.kind == CONVERT_ZERO && !w->options->sparse)
+            run.kind = CONVERT_DATA;
+        if (run.kind == CONVERT_DATA || run.kind == CONVERT_COMPARE)
+            w->n_data += run.length;
+        window_mark(w, pos, pos + run.length, run.kind);
+        pos += run.length;
     }
     return 0;
 }

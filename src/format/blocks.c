@@ -144,12 +144,19 @@ static bool write_is_zero(const uint8_t *p, size_t len)
     return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
 }
 
+/* What the guest writes. */
+struct blocks_bytes {
+    const uint8_t *buf;        /* NULL: */
+    struct rhea_storage *from; /* what it has at from_offset; NULL: zeroes */
+    uint64_t from_offset;
+};
+
 /* Guest bytes that have to be where they are not yet. */
 struct blocks_write {
     struct blocks_piece piece;
-    uint64_t offset;    /* what the guest writes */
-    const uint8_t *buf; /* NULL: zeroes */
-    size_t len;
+    uint64_t offset; /* where the guest writes them */
+    struct blocks_bytes bytes;
+    uint64_t len;
     enum rhea_extent_kind kind; /* what was there, and so is around it:
                                    UNALLOCATED, ZERO or COMPRESSED */
 };
@@ -165,6 +172,22 @@ static int write_put(struct blocks *b, uint64_t offset, uint64_t host,
 {
     return b->ops->put ? b->ops->put(b, offset, host, buf, len, err)
                        : rhea_storage_write(b->storage, buf, len, host, err);
+}
+
+static int write_put_bytes(struct blocks *b, uint64_t offset, uint64_t host,
+                           const struct blocks_bytes *bytes, uint64_t len,
+                           struct rhea_error *err)
+{
+    rhea_storage_event(b->storage, "write_aio");
+    if (bytes->buf)
+        return write_put(b, offset, host, bytes->buf, (size_t)len, err);
+    return rhea_storage_clone(b->storage, host, bytes->from, bytes->from_offset,
+                              len, err);
+}
+
+static bool bytes_are_zero(const struct blocks_bytes *bytes)
+{
+    return !bytes->buf && !bytes->from;
 }
 
 /* A place that was handed out just now holds zeroes. */
@@ -255,9 +278,8 @@ static int write_bytes(struct blocks *b, const struct blocks_write *w,
     int ret = write_around(b, w, w->piece.offset, w->offset, err);
     if (!ret)
         ret = write_around(b, w, end, w->piece.offset + w->piece.len, err);
-    rhea_storage_event(b->storage, "write_aio");
-    if (!ret && w->buf)
-        ret = write_put(b, w->offset, host, w->buf, w->len, err);
+    if (!ret && !bytes_are_zero(&w->bytes))
+        ret = write_put_bytes(b, w->offset, host, &w->bytes, w->len, err);
     else if (!ret && !write_is_blank(b, w))
         ret = write_put_zeroes(b, w->offset, host, w->len, false, err);
     return ret;
@@ -269,7 +291,8 @@ static int write_link(struct blocks *b, struct blocks_write *w,
 {
     uint64_t end = w->piece.host + w->piece.count * b->block_size;
     int ret = 0;
-    if (w->buf && write_host(b, w, w->offset + w->len) == end)
+    if (!bytes_are_zero(&w->bytes) &&
+        write_host(b, w, w->offset + w->len) == end)
         b->grown = RHEA_MAX(b->grown, end);
     else if (b->grown < end)
         ret = blocks_grow(b, err);
@@ -291,7 +314,7 @@ static int write_new(struct blocks *b, struct blocks_write *w,
     if (ret)
         return ret;
     uint64_t end = (p->block + p->count) * b->block_size;
-    w->len = (size_t)RHEA_MIN(w->len, end - w->offset);
+    w->len = RHEA_MIN(w->len, end - w->offset);
     write_choose_units(b, w);
 
     struct blocks_flight flight = {
@@ -308,11 +331,11 @@ static int write_new(struct blocks *b, struct blocks_write *w,
     return ret;
 }
 
-/* What is not there yet, at OFFSET, X of the map; BUF NULL: zeroes. *DONE is
- * how many bytes were written, 0 after having waited. With the lock held. */
-static int write_absent(struct blocks *b, uint64_t offset, const uint8_t *buf,
-                        const struct rhea_extent *x, uint64_t *done,
-                        struct rhea_error *err)
+/* What is not there yet, at OFFSET, X of the map. *DONE is how many bytes were
+ * written, 0 after having waited. With the lock held. */
+static int write_absent(struct blocks *b, uint64_t offset,
+                        struct blocks_bytes bytes, const struct rhea_extent *x,
+                        uint64_t *done, struct rhea_error *err)
 {
     bool has_place = x->has_host && x->kind != RHEA_EXTENT_COMPRESSED;
     uint64_t first = offset / b->block_size;
@@ -332,8 +355,8 @@ static int write_absent(struct blocks *b, uint64_t offset, const uint8_t *buf,
                                     : 0,
                   .fresh = !has_place},
         .offset = offset,
-        .buf = buf,
-        .len = (size_t)(end - offset),
+        .bytes = bytes,
+        .len = end - offset,
         .kind = x->kind,
     };
     int ret = write_new(b, &w, err);
@@ -346,8 +369,9 @@ static bool blocks_is_there(const struct rhea_extent *x)
     return x->kind == RHEA_EXTENT_DATA || x->kind == RHEA_EXTENT_ENCRYPTED;
 }
 
-static int write_some(struct blocks *b, uint64_t offset, const uint8_t *buf,
-                      size_t len, uint64_t *done, struct rhea_error *err)
+static int write_some(struct blocks *b, uint64_t offset,
+                      struct blocks_bytes bytes, uint64_t len, uint64_t *done,
+                      struct rhea_error *err)
 {
     struct rhea_extent x = {0};
     *done = 0;
@@ -356,14 +380,13 @@ static int write_some(struct blocks *b, uint64_t offset, const uint8_t *buf,
     if (!ret && blocks_is_there(&x)) {
         ret = blocks_begin(b, err);
         pthread_mutex_unlock(&b->lock);
-        rhea_storage_event(b->storage, "write_aio");
         if (!ret)
-            ret = write_put(b, offset, x.host, buf, (size_t)x.length, err);
+            ret = write_put_bytes(b, offset, x.host, &bytes, x.length, err);
         *done = x.length;
         return ret;
     }
     if (!ret)
-        ret = write_absent(b, offset, buf, &x, done, err);
+        ret = write_absent(b, offset, bytes, &x, done, err);
     pthread_mutex_unlock(&b->lock);
     return ret;
 }
@@ -383,19 +406,38 @@ static int blocks_check_range(const struct blocks *b, uint64_t offset,
     return 0;
 }
 
-int blocks_write(struct blocks *b, uint64_t offset, const void *buf, size_t len,
-                 struct rhea_error *err)
+static int write_all(struct blocks *b, uint64_t offset,
+                     struct blocks_bytes bytes, uint64_t len,
+                     struct rhea_error *err)
 {
-    const uint8_t *p = buf;
     int ret = blocks_check_range(b, offset, len, err);
     while (!ret && len) {
         uint64_t done;
-        ret = write_some(b, offset, p, len, &done, err);
-        p += done;
+        ret = write_some(b, offset, bytes, len, &done, err);
+        bytes.buf = bytes.buf ? bytes.buf + done : NULL;
+        bytes.from_offset += done;
         offset += done;
-        len -= (size_t)done;
+        len -= done;
     }
     return ret;
+}
+
+int blocks_write(struct blocks *b, uint64_t offset, const void *buf, size_t len,
+                 struct rhea_error *err)
+{
+    return write_all(b, offset, (struct blocks_bytes){.buf = buf}, len, err);
+}
+
+int blocks_clone(struct blocks *b, uint64_t offset, struct rhea_storage *from,
+                 uint64_t from_offset, uint64_t len, struct rhea_error *err)
+{
+    struct blocks_bytes bytes = {.from = from, .from_offset = from_offset};
+    if (b->ops->put)
+        return rhea_error_set(err, ENOTSUP,
+                              "an encrypted image shares no blocks");
+    /* Asked first: what has got a place is filled then. */
+    int ret = rhea_storage_clone(b->storage, 0, from, from_offset, 0, err);
+    return ret ? ret : write_all(b, offset, bytes, len, err);
 }
 
 /* --- Zeroes --- */
@@ -411,10 +453,10 @@ static int zero_absent(struct blocks *b, uint64_t offset, struct rhea_extent *x,
     if (offset + x->length == b->size)
         count = div_up(x->length, b->block_size);
     if (!b->ops->zero || x->has_host)
-        return write_absent(b, offset, NULL, x, done, err);
+        return write_absent(b, offset, (struct blocks_bytes){0}, x, done, err);
     if (skip || !count) {
         x->length = RHEA_MIN(x->length, b->block_size - skip);
-        return write_absent(b, offset, NULL, x, done, err);
+        return write_absent(b, offset, (struct blocks_bytes){0}, x, done, err);
     }
     int ret = blocks_begin(b, err);
     if (!ret)

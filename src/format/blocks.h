@@ -123,6 +123,8 @@ int blocks_map(struct blocks *b, uint64_t offset, uint64_t len,
                struct rhea_extent *extent, struct rhea_error *err);
 int blocks_write(struct blocks *b, uint64_t offset, const void *buf, size_t len,
                  struct rhea_error *err);
+int blocks_clone(struct blocks *b, uint64_t offset, struct rhea_storage *from,
+                 uint64_t from_offset, uint64_t len, struct rhea_error *err);
 int blocks_write_zeroes(struct blocks *b, uint64_t offset, uint64_t len,
                         bool unmap, struct rhea_error *err);
 /* For an image that grows: what the tables have between FROM and END already,

@@ -271,6 +271,14 @@ static int qed_write(struct rhea_format *f, uint64_t offset, const void *buf,
     return blocks_write(&((struct qed *)f)->blocks, offset, buf, len, err);
 }
 
+static int qed_clone(struct rhea_format *f, uint64_t offset,
+                     struct rhea_storage *from, uint64_t from_offset,
+                     uint64_t len, struct rhea_error *err)
+{
+    return blocks_clone(&((struct qed *)f)->blocks, offset, from, from_offset,
+                        len, err);
+}
+
 static int qed_write_zeroes(struct rhea_format *f, uint64_t offset,
                             uint64_t len, bool unmap, struct rhea_error *err)
 {
@@ -318,6 +326,7 @@ const struct rhea_format_ops rhea_format_qed = {
     .info = qed_info,
     .map = qed_map_guest,
     .write = qed_write,
+    .clone = qed_clone,
     .write_zeroes = qed_write_zeroes,
     .flush = qed_flush,
     .check = qed_check,

@@ -206,6 +206,15 @@ static int raw_write(struct rhea_format *f, uint64_t offset, const void *buf,
                               ((struct raw *)f)->offset + offset, err);
 }
 
+static int raw_clone(struct rhea_format *f, uint64_t offset,
+                     struct rhea_storage *from, uint64_t from_offset,
+                     uint64_t len, struct rhea_error *err)
+{
+    rhea_storage_event(f->storage, "write_aio");
+    return rhea_storage_clone(f->storage, ((struct raw *)f)->offset + offset,
+                              from, from_offset, len, err);
+}
+
 static int raw_write_zeroes(struct rhea_format *f, uint64_t offset,
                             uint64_t len, bool unmap, struct rhea_error *err)
 {
@@ -358,6 +367,7 @@ const struct rhea_format_ops rhea_format_raw = {
     .info = raw_info,
     .map = raw_map,
     .write = raw_write,
+    .clone = raw_clone,
     .write_zeroes = raw_write_zeroes,
     .discard = raw_discard,
     .flush = raw_flush,

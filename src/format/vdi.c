@@ -211,6 +211,14 @@ static int vdi_write(struct rhea_format *f, uint64_t offset, const void *buf,
     return blocks_write(&((struct vdi *)f)->blocks, offset, buf, len, err);
 }
 
+static int vdi_clone(struct rhea_format *f, uint64_t offset,
+                     struct rhea_storage *from, uint64_t from_offset,
+                     uint64_t len, struct rhea_error *err)
+{
+    return blocks_clone(&((struct vdi *)f)->blocks, offset, from, from_offset,
+                        len, err);
+}
+
 static int vdi_write_zeroes(struct rhea_format *f, uint64_t offset,
                             uint64_t len, bool unmap, struct rhea_error *err)
 {
@@ -228,6 +236,7 @@ const struct rhea_format_ops rhea_format_vdi = {
     .facts = vdi_facts,
     .map = vdi_map,
     .write = vdi_write,
+    .clone = vdi_clone,
     .write_zeroes = vdi_write_zeroes,
     .flush = vdi_flush,
     .check = vdi_check,

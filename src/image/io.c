@@ -202,6 +202,25 @@ int rhea_image_write(struct rhea_image *image, const void *buf, size_t len,
     return io_write(image, buf, len, offset, err);
 }
 
+int rhea_image_clone(struct rhea_image *image, uint64_t offset,
+                     struct rhea_storage *from, uint64_t from_offset,
+                     uint64_t len, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+    int ret = io_check_write(image, offset, len, err);
+    if (ret)
+        return ret;
+    /* What looks at the bytes that are written. */
+    if (!ops->clone || image->guessed_raw ||
+        image->detect_zeroes != NODE_ZEROES_OFF ||
+        image->filters & IMAGE_FILTER_COMPRESS)
+        return rhea_error_set(err, ENOTSUP, "'%s' shares no blocks with others",
+                              image->filename);
+    io_begin(image);
+    return io_end(
+        image, ops->clone(image->format, offset, from, from_offset, len, err));
+}
+
 static int io_write_zero_bytes(struct rhea_image *image, uint64_t offset,
                                uint64_t len, struct rhea_error *err)
 {

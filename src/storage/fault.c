@@ -233,6 +233,7 @@ const struct rhea_storage_ops fault_storage_ops = {
     .truncate = fault_truncate,
     .zero = fault_zero,
     .allocate = fault_allocate,
+    .clone = storage_clone_by_copy,
     .extent = storage_wrapper_extent,
     .lock = storage_wrapper_lock,
     .inner = storage_wrapper_inner,

@@ -307,6 +307,7 @@ const struct rhea_storage_ops file_storage_ops = {
     .truncate = file_truncate,
     .zero = file_zero,
     .allocate = file_allocate,
+    .clone = file_clone,
     .extent = file_extent,
     .prefetch = file_prefetch,
     .writeback = file_writeback,

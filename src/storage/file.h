@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The parts of the file storage: file.c opens, reads and writes; file_space.c
  * resizes, reserves and zeroes; file_direct.c goes past the page cache;
- * file_lock.c shares the file with QEMU; file_create.c
- * asks the file system for what a new file is to be like; file_driver.c reads
- * options. */
+ * file_lock.c shares the file with QEMU; clone.c shares
+ * blocks with other files; file_create.c asks the file system for what a new
+ * file is to be like; file_driver.c reads options. */
 #ifndef RHEA_STORAGE_FILE_H
 #define RHEA_STORAGE_FILE_H
 
@@ -62,6 +62,9 @@ int file_zero(struct rhea_storage *s, uint64_t offset, uint64_t len, bool punch,
               struct rhea_error *err);
 int file_allocate(struct rhea_storage *s, uint64_t offset, uint64_t len,
                   struct rhea_error *err);
+int file_clone(struct rhea_storage *s, uint64_t offset,
+               struct rhea_storage *from, uint64_t from_offset, uint64_t len,
+               struct rhea_error *err);
 int file_extent(struct rhea_storage *s, uint64_t offset, uint64_t len,
                 bool *hole, uint64_t *run, struct rhea_error *err);
 

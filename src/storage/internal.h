@@ -29,6 +29,12 @@ int storage_wrap(struct storage_wrapper *w, const struct rhea_storage_ops *ops,
 /* Close the inner storage; free W. */
 void storage_unwrap(struct storage_wrapper *w);
 
+/* A storage's clone(), by its own pwrite: for storages in memory and those that
+ * stand in front of them in tests, so that there, too, formats clone. */
+int storage_clone_by_copy(struct rhea_storage *s, uint64_t offset,
+                          struct rhea_storage *from, uint64_t from_offset,
+                          uint64_t len, struct rhea_error *err);
+
 /* Calls that a wrapper only passes on. */
 int storage_wrapper_size(struct rhea_storage *s, uint64_t *size,
                          struct rhea_error *err);

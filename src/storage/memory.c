@@ -296,6 +296,7 @@ const struct rhea_storage_ops memory_storage_ops = {
     .truncate = memory_truncate,
     .zero = memory_zero,
     .allocate = memory_allocate,
+    .clone = storage_clone_by_copy,
     .extent = memory_extent,
     .close = memory_close,
 };

@@ -158,6 +158,7 @@ const struct rhea_storage_ops record_storage_ops = {
     .truncate = record_truncate,
     .zero = record_zero,
     .allocate = record_allocate,
+    .clone = storage_clone_by_copy,
     .extent = storage_wrapper_extent,
     .lock = storage_wrapper_lock,
     .inner = storage_wrapper_inner,

@@ -149,6 +149,22 @@ int rhea_storage_allocate(struct rhea_storage *s, uint64_t offset, uint64_t len,
     return s->ops->allocate(s, offset, len, err);
 }
 
+int rhea_storage_clone(struct rhea_storage *s, uint64_t offset,
+                       struct rhea_storage *from, uint64_t from_offset,
+                       uint64_t len, struct rhea_error *err)
+{
+    int ret = storage_check_change(s, "clone", offset, len, err);
+    if (!ret)
+        ret = storage_check_range(from, "clone", from_offset, len, err);
+    if (ret)
+        return ret;
+    if (!s->ops->clone)
+        return rhea_error_set(err, ENOTSUP,
+                              "'%s' cannot share blocks with other files",
+                              storage_name(s));
+    return s->ops->clone(s, offset, from, from_offset, len, err);
+}
+
 int rhea_storage_extent(struct rhea_storage *s, uint64_t offset, uint64_t len,
                         bool *hole, uint64_t *run, struct rhea_error *err)
 {

@@ -171,6 +171,16 @@ static void convert_salvaged(void *opaque, uint64_t offset,
                    (uintmax_t)offset, err->text);
 }
 
+/* Not where the user wants the bytes looked at, or the target to have space of
+ * its own. */
+static bool convert_may_clone(const struct convert_arguments *a)
+{
+    const char *space = tool_options_get(&a->options, "preallocation");
+
+    return !a->explicit_sparse && !a->salvage && !a->how.compress &&
+           !(space && (!strcmp(space, "falloc") || !strcmp(space, "full")));
+}
+
 static int convert_copy(struct convert *c)
 {
     struct convert_arguments *a = c->arguments;
@@ -187,6 +197,7 @@ static int convert_copy(struct convert *c)
     if (!a->keep_target && !rhea_image_backing(c->target) &&
         rhea_file_is_regular(rhea_image_storage(c->target)))
         how.target_is_zero = true;
+    how.clone = convert_may_clone(a);
     how.progress = &progress;
     how.count_data = a->progress.enabled;
     if (a->salvage) {

@@ -405,6 +405,14 @@ int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
     return blocks_write(&hds_of(f)->blocks, offset, buf, len, err);
 }
 
+int hds_clone(struct rhea_format *f, uint64_t offset, struct rhea_storage *from,
+              uint64_t from_offset, uint64_t len, struct rhea_error *err)
+{
+    hds_bitmaps_mark(hds_of(f), offset, len);
+    return blocks_clone(&hds_of(f)->blocks, offset, from, from_offset, len,
+                        err);
+}
+
 int hds_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                      bool unmap, struct rhea_error *err)
 {

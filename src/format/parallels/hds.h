@@ -158,6 +158,8 @@ int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,
             struct rhea_extent *extent, struct rhea_error *err);
 int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
               size_t len, struct rhea_error *err);
+int hds_clone(struct rhea_format *f, uint64_t offset, struct rhea_storage *from,
+              uint64_t from_offset, uint64_t len, struct rhea_error *err);
 int hds_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                      bool unmap, struct rhea_error *err);
 int hds_flush(struct rhea_format *f, struct rhea_error *err);

@@ -244,6 +244,7 @@ const struct rhea_format_ops rhea_format_parallels = {
     .facts = hds_facts,
     .map = hds_map,
     .write = hds_write,
+    .clone = hds_clone,
     .write_zeroes = hds_write_zeroes,
     .flush = hds_flush,
     .check = hds_check,

@@ -204,6 +204,7 @@ const struct rhea_format_ops rhea_format_qcow2 = {
     .release = qcow2_map_release,
     .read = qcow2_read,
     .write = qcow2_write,
+    .clone = qcow2_clone,
     .write_zeroes = qcow2_write_zeroes,
     .discard = qcow2_discard,
     .write_compressed = qcow2_write_compressed,

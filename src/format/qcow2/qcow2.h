@@ -639,6 +639,9 @@ int qcow2_guest_zero(struct qcow2 *q, uint64_t offset, uint64_t len, bool *zero,
                      struct rhea_error *err);
 
 /* write.c */
+int qcow2_clone(struct rhea_format *f, uint64_t offset,
+                struct rhea_storage *from, uint64_t from_offset, uint64_t len,
+                struct rhea_error *err);
 int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
                 size_t len, struct rhea_error *err);
 /* The same for what the L1 table maps, guest bytes or not; past the virtual

@@ -18,7 +18,10 @@
 
 struct write_step {
     uint64_t offset, end; /* guest bytes of the caller's */
-    const uint8_t *buf;
+    const uint8_t *buf;   /* NULL: those that another storage has, to be cloned;
+                             whole clusters */
+    struct rhea_storage *source;
+    uint64_t source_offset;
     bool in_place;
     bool alloc;    /* clusters are new, else reserved before */
     bool fresh;    /* and read as zeroes */
@@ -365,6 +368,20 @@ static int write_host(struct qcow2 *q, const struct write_step *step,
                             guest, buf, len, err);
 }
 
+/* Put the caller's bytes where they belong. */
+static int write_caller(struct qcow2 *q, const struct write_step *step,
+                        struct rhea_error *err)
+{
+    uint64_t len = step->end - step->offset;
+
+    rhea_storage_event(q->f.storage, "write_aio");
+    if (step->buf)
+        return write_host(q, step, step->offset, step->buf, len, err);
+    return rhea_storage_clone(q->guest,
+                              step->host + (step->offset - step->base),
+                              step->source, step->source_offset, len, err);
+}
+
 /* Copy guest bytes that the caller does not write to their new place. */
 static int write_copy(struct qcow2 *q, const struct write_step *step,
                       uint64_t from, uint64_t to, struct rhea_error *err)
@@ -429,10 +446,8 @@ static int write_fill(struct qcow2 *q, const struct write_step *step,
         to - from <= RHEA_MAX(WRITE_BOUNCE, q->cluster_size))
         return write_bounce(q, step, from, to, err);
     r = write_copy(q, step, from, step->offset, err);
-    rhea_storage_event(q->f.storage, "write_aio");
     if (r == 0)
-        r = write_host(q, step, step->offset, step->buf,
-                       step->end - step->offset, err);
+        r = write_caller(q, step, err);
     if (r == 0)
         r = write_copy(q, step, step->end, to, err);
     return r;
@@ -487,17 +502,13 @@ static int write_move(struct qcow2 *q, struct write_step *step,
     return r;
 }
 
-int qcow2_write_area(struct qcow2 *q, uint64_t offset, const void *buf,
-                     size_t len, struct rhea_error *err)
+/* All of STEP, in as many as it takes. */
+static int write_area(struct qcow2 *q, struct write_step what,
+                      struct rhea_error *err)
 {
-    const uint8_t *at = buf;
-    uint64_t end;
-    int refused = qcow2_crypt_refuse(q, err);
-
-    if (refused)
-        return refused;
-    for (end = offset + len; offset < end;) {
-        struct write_step step = {.offset = offset, .end = end, .buf = at};
+    while (what.offset < what.end) {
+        struct write_step step = what;
+        uint64_t done;
         int r;
 
         pthread_mutex_lock(&q->lock);
@@ -508,27 +519,70 @@ int qcow2_write_area(struct qcow2 *q, uint64_t offset, const void *buf,
         if (r < 0)
             return r;
         if (step.in_place) {
-            rhea_storage_event(q->f.storage, "write_aio");
-            r = write_host(q, &step, offset, at, step.end - offset, err);
+            r = write_caller(q, &step, err);
             pthread_rwlock_unlock(&q->data);
         } else {
             r = write_move(q, &step, err);
         }
         if (r < 0)
             return r;
-        at += step.end - offset;
-        offset = step.end;
+        done = step.end - what.offset;
+        what.offset += done;
+        what.source_offset += done;
+        what.buf = what.buf ? what.buf + done : NULL;
     }
     return 0;
+}
+
+int qcow2_write_area(struct qcow2 *q, uint64_t offset, const void *buf,
+                     size_t len, struct rhea_error *err)
+{
+    struct write_step step = {
+        .offset = offset, .end = offset + len, .buf = buf};
+    int refused = qcow2_crypt_refuse(q, err);
+
+    return refused ? refused : write_area(q, step, err);
+}
+
+static int write_check(const struct qcow2 *q, uint64_t offset, uint64_t len,
+                       struct rhea_error *err)
+{
+    if (range_inside(offset, len, q->f.size))
+        return 0;
+    return rhea_error_set(err, EINVAL,
+                          "%" PRIu64 " bytes at guest offset 0x%" PRIx64
+                          " are not inside the image",
+                          len, offset);
 }
 
 int qcow2_write(struct rhea_format *f, uint64_t offset, const void *buf,
                 size_t len, struct rhea_error *err)
 {
-    if (!range_inside(offset, len, f->size))
-        return rhea_error_set(err, EINVAL,
-                              "%zu bytes at guest offset 0x%" PRIx64
-                              " are not inside the image",
-                              len, offset);
-    return qcow2_write_area(qcow2_of(f), offset, buf, len, err);
+    struct qcow2 *q = qcow2_of(f);
+    int r = write_check(q, offset, len, err);
+
+    return r < 0 ? r : qcow2_write_area(q, offset, buf, len, err);
+}
+
+int qcow2_clone(struct rhea_format *f, uint64_t offset,
+                struct rhea_storage *from, uint64_t from_offset, uint64_t len,
+                struct rhea_error *err)
+{
+    struct qcow2 *q = qcow2_of(f);
+    struct write_step step = {.offset = offset,
+                              .end = offset + len,
+                              .source = from,
+                              .source_offset = from_offset};
+    int r = write_check(q, offset, len, err);
+
+    if (r < 0)
+        return r;
+    if (q->crypt_method || !is_aligned(offset | len, q->cluster_size))
+        return rhea_error_set(err, ENOTSUP,
+                              q->crypt_method
+                                  ? "an encrypted image shares no blocks"
+                                  : "only whole clusters can be shared");
+    /* Asked first: what is allocated is filled then. */
+    r = rhea_storage_clone(q->guest, 0, from, from_offset, 0, err);
+    return r < 0 ? r : write_area(q, step, err);
 }

@@ -241,6 +241,14 @@ static int vhdx_write(struct rhea_format *f, uint64_t offset, const void *buf,
     return blocks_write(&((struct vhdx *)f)->blocks, offset, buf, len, err);
 }
 
+static int vhdx_clone(struct rhea_format *f, uint64_t offset,
+                      struct rhea_storage *from, uint64_t from_offset,
+                      uint64_t len, struct rhea_error *err)
+{
+    return blocks_clone(&((struct vhdx *)f)->blocks, offset, from, from_offset,
+                        len, err);
+}
+
 static int vhdx_write_zeroes(struct rhea_format *f, uint64_t offset,
                              uint64_t len, bool unmap, struct rhea_error *err)
 {
@@ -315,6 +323,7 @@ const struct rhea_format_ops rhea_format_vhdx = {
     .facts = vhdx_facts,
     .map = vhdx_map_guest,
     .write = vhdx_write,
+    .clone = vhdx_clone,
     .write_zeroes = vhdx_write_zeroes,
     .flush = vhdx_flush,
     .check = vhdx_check,
