@@ -41,6 +41,11 @@ static void source_find_shared(struct convert_source *s)
     }
 }
 
+static bool source_is_raw(struct rhea_image *image)
+{
+    return !strcmp(rhea_image_format(image)->ops->name, "raw");
+}
+
 /*
  * Preallocated clusters are data to their format and holes to the file system.
  * Asking for holes pays only in files that have many: whose blocks are less
@@ -51,7 +56,7 @@ static bool source_is_sparse(struct rhea_image *image)
     struct rhea_storage *storage = rhea_image_storage(image);
     uint64_t size, disk_size, device, inode;
 
-    if (!strcmp(rhea_image_format(image)->ops->name, "raw"))
+    if (source_is_raw(image))
         return false;
     return !rhea_storage_size(storage, &size, NULL) &&
            !rhea_file_stat(storage, &disk_size, &device, &inode) &&
@@ -252,12 +257,15 @@ int convert_source_map(struct convert_source *s, uint64_t offset, uint64_t len,
                e.extent.kind == RHEA_EXTENT_ENCRYPTED) {
         run->kind = CONVERT_DATA;
     }
-    if (ret == 0 && run->kind == CONVERT_DATA &&
-        e.extent.kind == RHEA_EXTENT_DATA) {
+    /* Of zeroes only raw holds the bytes, too. */
+    if (e.extent.kind == RHEA_EXTENT_DATA ||
+        (e.extent.has_host && source_is_raw(e.image))) {
         run->storage = e.extent.storage;
         run->host = e.extent.host;
-        ret = source_find_hole(part, &e, &run->kind, &run->length, err);
     }
+    if (ret == 0 && run->kind == CONVERT_DATA &&
+        e.extent.kind == RHEA_EXTENT_DATA)
+        ret = source_find_hole(part, &e, &run->kind, &run->length, err);
     return convert_blame(ret, part->image, err);
 }
 

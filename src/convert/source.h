@@ -44,8 +44,8 @@ void convert_source_finish(struct convert_source *s);
 struct convert_run {
     enum convert_kind kind;
     uint64_t length;
-    struct rhea_storage *storage; /* has these bytes as they are, at HOST; NULL:
-                                     none does */
+    struct rhea_storage *storage; /* has these bytes, DATA or ZERO, as they are
+                                     at HOST; NULL: none does */
     uint64_t host;
 };
 

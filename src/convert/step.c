@@ -5,7 +5,7 @@
 #include "convert/window.h"
 
 enum {
-    STEP_LOOKS = 64, /* runs that one step takes up: others wait meanwhile */
+    STEP_LOOKS = 64,    /* runs that one step takes up: others wait meanwhile */
     CLONE_BLOCK = 4096, /* what file systems share is no smaller */
     CLONE_MAX = 256 << 20, /* in one step, for progress and cancelling */
 };
@@ -29,8 +29,8 @@ void steps_init(struct steps *s, struct convert_source *source,
 /* Whether the target can share RUN's blocks. */
 static bool steps_can_clone(struct steps *s, const struct convert_run *run)
 {
-    if (!s->clone || run->kind != CONVERT_DATA || !run->storage ||
-        run->host % CLONE_BLOCK)
+    if (!s->clone || !run->storage || run->host % CLONE_BLOCK ||
+        (run->kind != CONVERT_DATA && run->kind != CONVERT_ZERO))
         return false;
     if (s->asked != run->storage) {
         s->asked = run->storage;
@@ -39,14 +39,17 @@ static bool steps_can_clone(struct steps *s, const struct convert_run *run)
     return s->can;
 }
 
-/* What RUN is when it is a step of its own. */
+/* What RUN is when it is a step of its own, or the beginning of one. */
 static int steps_kind(struct steps *s, const struct convert_run *run)
 {
     if (run->kind == CONVERT_BACKING)
         return STEP_BACKING;
-    if (run->kind == CONVERT_ZERO && s->options->sparse)
-        return STEP_ZERO;
-    return steps_can_clone(s, run) ? STEP_CLONE : STEP_WINDOW;
+    /* A short hole may be shared with the data behind it. */
+    if ((run->kind == CONVERT_DATA || run->length < s->unit) &&
+        steps_can_clone(s, run))
+        return STEP_CLONE;
+    return run->kind == CONVERT_ZERO && s->options->sparse ? STEP_ZERO
+                                                           : STEP_WINDOW;
 }
 
 static int steps_look(struct steps *s, uint64_t offset, struct convert_run *run,
@@ -63,13 +66,28 @@ static int steps_look(struct steps *s, uint64_t offset, struct convert_run *run,
     return ret;
 }
 
-/* Whether RUN, of the same kind as STEP, goes on where that ends. */
-static bool step_goes_on(const struct step *step, const struct convert_run *run)
+/* Take up what of RUN goes on where STEP ends; false: that is the end. */
+static bool steps_append(struct steps *s, struct step *step,
+                         const struct convert_run *run)
 {
-    if (step->kind != STEP_CLONE)
+    uint64_t rest = align_up(step->length, s->unit) - step->length;
+
+    if (step->kind != STEP_CLONE) {
+        if (steps_kind(s, run) != (int)step->kind)
+            return false;
+        step->length += run->length;
         return true;
-    return step->length < CLONE_MAX && run->storage == step->storage &&
-           run->host == step->host + step->length;
+    }
+    if (!steps_can_clone(s, run) || run->storage != step->storage ||
+        run->host != step->host + step->length || step->length >= CLONE_MAX)
+        return false;
+    /* Of a long hole no more than what fills the unit up. */
+    if (run->kind == CONVERT_ZERO && run->length >= rest + s->unit) {
+        step->length += rest;
+        return false;
+    }
+    step->length += run->length;
+    return true;
 }
 
 /* The longest step from OFFSET that needs no reading, in whole units; *STEP is
@@ -84,20 +102,16 @@ static int steps_find_run(struct steps *s, uint64_t offset, struct step *step,
     *step = (struct step){.offset = offset};
     do {
         int ret = steps_look(s, offset + step->length, &run, err);
-        int kind = ret < 0 ? STEP_WINDOW : steps_kind(s, &run);
 
         if (ret < 0)
             return ret;
         if (looks == 0) {
-            step->kind = kind;
+            step->kind = steps_kind(s, &run);
             step->storage = run.storage;
             step->host = run.host;
         }
-        if (kind != (int)step->kind || kind == STEP_WINDOW ||
-            !step_goes_on(step, &run))
-            break;
-        step->length += run.length;
-    } while (offset + step->length < end && ++looks < STEP_LOOKS);
+    } while (step->kind != STEP_WINDOW && steps_append(s, step, &run) &&
+             offset + step->length < end && ++looks < STEP_LOOKS);
 
     /* The end of the image may be no whole unit. */
     if (offset + step->length < end || step->kind == STEP_CLONE)

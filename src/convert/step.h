@@ -34,7 +34,7 @@ struct steps {
     /* Every step begins at a multiple of it. That of the target (window.h),
      * but where blocks are shared also a multiple of CLONE_BLOCK. */
     unsigned unit;
-    bool clone; /* blocks can be shared, as far as is known */
+    bool clone;                 /* blocks can be shared, as far as is known */
     struct rhea_storage *asked; /* about this one the answer was: */
     bool can;
 };

@@ -76,9 +76,8 @@ int file_clone(struct rhea_storage *s, uint64_t offset,
 {
     struct file *f = (struct file *)s, *source = (struct file *)from;
     if (from->ops != &file_storage_ops || !f->regular || !source->regular)
-        return rhea_error_errno(err, ENOTSUP,
-                                "'%s' can share blocks with files only",
-                                s->path);
+        return rhea_error_errno(
+            err, ENOTSUP, "'%s' can share blocks with files only", s->path);
     if (!len)
         return clone_ask(f, source, err);
 

@@ -179,16 +179,30 @@ static inline int change_compressed(const struct subject *t,
     return ret;
 }
 
-/* BUF NULL: zeroes. */
+/* LEN bytes at OFFSET become those of BUF, which another storage has. */
+static inline int change_clone(struct rhea_format *f, uint64_t offset,
+                               const uint8_t *buf, uint64_t len)
+{
+    struct rhea_storage *from = NULL;
+    CHECK_OK(rhea_memory_open(&from, INT64_MAX, &err), &err);
+    CHECK_OK(rhea_storage_write(from, buf, (size_t)len, 4096, &err), &err);
+    int ret = f->ops->clone(f, offset, from, 4096, len, &err);
+    rhea_storage_close(from);
+    return ret;
+}
+
+/* BUF NULL: zeroes. What can be shared is, where CLONE says so. */
 static inline int change_guest(const struct subject *t, struct rhea_format *f,
                                uint64_t at, const uint8_t *buf, uint64_t len,
-                               bool unmap)
+                               bool unmap, bool clone)
 {
     int ret = 0;
     while (len && !ret) {
         uint64_t n = len;
         uint64_t offset = subject_place(t, at, &n);
-        if (buf)
+        if (buf && clone && is_aligned(offset | n, 4096))
+            ret = change_clone(f, offset, buf, n);
+        else if (buf)
             ret = f->ops->write(f, offset, buf, (size_t)n, &err);
         else
             ret = f->ops->write_zeroes(f, offset, n, unmap, &err);
@@ -221,10 +235,15 @@ static inline int random_change(const struct subject *t, struct rhea_format *f,
         count = 1;
     }
     bool zero = what == 1 && f->ops->write_zeroes;
+    bool clone = what == 2 && f->ops->clone;
+    if (clone) {
+        sector = align_down(sector, 8);
+        count = align_up(count, 8);
+    }
     model_write(m, sector, count, zero ? 0 : value);
     memset(bytes, value, sizeof(bytes));
     ret = change_guest(t, f, sector * SECTOR, zero ? NULL : bytes,
-                       count * SECTOR, count % 2);
+                       count * SECTOR, count % 2, clone);
     model_result(m, sector, count, ret < 0);
     return ret;
 }

@@ -123,6 +123,28 @@ static int random_compress(struct rhea_format *f, struct model *m,
 }
 
 /* One random change of guest and model. */
+/* Whole clusters, with the bytes of another storage. */
+static int random_clone(struct rhea_format *f, struct model *m,
+                        uint64_t *random)
+{
+    static uint8_t bytes[64 * SECTOR];
+    struct rhea_storage *from = NULL;
+    uint64_t count = 32 + 32 * (test_random(random) % 2);
+    uint64_t sector =
+        align_down(test_random(random) % (SECTORS - 2 * count), 32);
+    uint8_t value = (uint8_t)(10 + test_random(random) % 240);
+
+    memset(bytes, value, sizeof(bytes));
+    CHECK_OK(rhea_memory_open(&from, INT64_MAX, &err), &err);
+    CHECK_OK(rhea_storage_write(from, bytes, sizeof(bytes), 4096, &err), &err);
+    model_write(m, sector, count, value);
+    int ret =
+        f->ops->clone(f, sector * SECTOR, from, 4096, count * SECTOR, &err);
+    model_result(m, sector, count, ret < 0);
+    rhea_storage_close(from);
+    return ret;
+}
+
 static int random_change(struct rhea_format *f, struct model *m,
                          uint64_t *random, bool *flushed)
 {
@@ -136,6 +158,8 @@ static int random_change(struct rhea_format *f, struct model *m,
         return f->ops->flush(f, &err);
     if (what == 1)
         return random_compress(f, m, random);
+    if (what == 4)
+        return random_clone(f, m, random);
 
     int ret;
     bool zero = what < 4;
