@@ -567,7 +567,7 @@ const struct tool_command tool_convert = {
         "  -c                 compress\n"
         "  -S SIZE            leave out runs of zeroes at least this long "
         "(4k);\n"
-        "                     0 writes them all\n"
+        "                     0 writes them all; shares no blocks\n"
         "  -n                 write into an existing target\n"
         "  --target-is-zero   the existing target is known to be all zero\n"
         "  -m THREADS         1 to 16\n"
