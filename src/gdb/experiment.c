@@ -613,7 +613,7 @@ int layout_add(struct layout *l, unsigned n, const char *name, unsigned offset,
     return 0;
 }
 
-int layout_find(const struct layout *l, const char *name)
+int layout_number(const struct layout *l, const char *name)
 {
     for (unsigned i = 0; i < l->n; i++)
         if (l->registers[i].size && !strcmp(l->registers[i].name, name))

@@ -230,6 +230,6 @@ int experiment_load(struct experiment *e, const char *text, size_t len,
 int layout_add(struct layout *l, unsigned n, const char *name, unsigned offset,
                unsigned size, struct rhea_error *err);
 /* The number of the register NAME; -1 where there is none. */
-int layout_find(const struct layout *l, const char *name);
+int layout_number(const struct layout *l, const char *name);
 
 #endif

@@ -9,9 +9,9 @@
 
 static int find_either(const struct layout *l, const char *a, const char *b)
 {
-    int n = layout_find(l, a);
+    int n = layout_number(l, a);
 
-    return n >= 0 ? n : layout_find(l, b);
+    return n >= 0 ? n : layout_number(l, b);
 }
 
 int machine_init(struct machine *m, struct stub *stub,
@@ -25,12 +25,12 @@ int machine_init(struct machine *m, struct stub *stub,
 
     *m = (struct machine){.stub = stub, .layout = layout};
     m->rip = find_either(layout, "rip", "eip");
-    m->cs = layout_find(layout, "cs");
-    m->eflags = layout_find(layout, "eflags");
-    m->cr0 = layout_find(layout, "cr0");
-    m->cr3 = layout_find(layout, "cr3");
-    m->cr4 = layout_find(layout, "cr4");
-    m->efer = layout_find(layout, "efer");
+    m->cs = layout_number(layout, "cs");
+    m->eflags = layout_number(layout, "eflags");
+    m->cr0 = layout_number(layout, "cr0");
+    m->cr3 = layout_number(layout, "cr3");
+    m->cr4 = layout_number(layout, "cr4");
+    m->efer = layout_number(layout, "efer");
     for (unsigned i = 0; i < PAST_REGISTERS; i++)
         m->general[i] = find_either(layout, wide[i], i < 8 ? narrow[i] : "-");
     /* Without control registers addresses cannot be translated here. */

@@ -43,7 +43,7 @@ static int set_view(struct session *s, enum view_kind kind,
  * tracepoints keep the registers with which they were made. */
 int session_choose_view(struct session *s, struct rhea_error *err)
 {
-    bool wide = layout_find(&s->description.layout, "rip") >= 0, empty;
+    bool wide = layout_number(&s->description.layout, "rip") >= 0, empty;
     int ret;
 
     if (s->how.arch == SESSION_ARCH_X86_64 || (!wide && s->how.arch == 0))

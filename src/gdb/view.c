@@ -87,7 +87,7 @@ const char *view_name(enum view_kind kind)
 
 static int number_in_stub(const struct layout *stub, const struct shown *r)
 {
-    int n = layout_find(stub, r->of_stub ? r->of_stub : r->name);
+    int n = layout_number(stub, r->of_stub ? r->of_stub : r->name);
 
     if (n < 0 || stub->registers[n].size * 8u < r->bits)
         return -1;
@@ -141,7 +141,7 @@ static void find_sources(struct view *v, const struct layout *stub)
     for (unsigned i = 0; i < RHEA_ARRAY_SIZE(features); i++)
         for (unsigned j = 0; j < features[i].n; j++) {
             const struct shown *r = &features[i].list[j];
-            int ours = layout_find(&v->shown.layout, r->name);
+            int ours = layout_number(&v->shown.layout, r->name);
 
             if (ours >= 0)
                 v->from[ours] = (uint8_t)number_in_stub(stub, r);

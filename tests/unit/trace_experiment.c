@@ -235,8 +235,8 @@ static void layouts_do_not_overlap(void)
     CHECK_EQ(layout_add(&l, 1, "rbx", EXPERIMENT_MAX_G - 7, 8, &err), -EINVAL);
     CHECK_OK(layout_add(&l, 1, "rbx", 8, 8, &err), &err);
     CHECK_EQ(l.bytes, 16);
-    CHECK_EQ(layout_find(&l, "rbx"), 1);
-    CHECK_EQ(layout_find(&l, "rcx"), -1);
+    CHECK_EQ(layout_number(&l, "rbx"), 1);
+    CHECK_EQ(layout_number(&l, "rcx"), -1);
 }
 
 int main(int argc, char **argv)

@@ -163,6 +163,14 @@ static void put_time(const struct recorded *r, uint64_t time)
            size / 1000000000, size % 1000000000);
 }
 
+/* Time and processor are in the frame's line. */
+static bool is_shown(const struct recorded *r, unsigned number)
+{
+    return number < EXPERIMENT_MAX_VARIABLES &&
+           r->experiment->variables[number] &&
+           r->experiment->variables[number]->builtin;
+}
+
 static int frame(const struct recorded *r, const struct recorded_frame *f)
 {
     struct payload p = payload_of(&f->frame, recorded_layout(r));
@@ -184,7 +192,7 @@ static int frame(const struct recorded *r, const struct recorded_frame *f)
             put_registers(r, &b);
         } else if (b.kind == 'M') {
             put_memory(&b);
-        } else {
+        } else if (!is_shown(r, b.number)) {
             fputs("  $", stdout);
             put_text(report_variable(r, b.number, name));
             printf(" = %" PRId64 "\n", b.value);

@@ -64,6 +64,7 @@ int trace_bad_option(int c, char **argv);
 
 /* Commands: each gets its arguments from its own name on. */
 int serve_main(int argc, char **argv);
+int record_main(int argc, char **argv);
 int report_main(int argc, char **argv);
 
 #endif
