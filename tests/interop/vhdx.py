@@ -603,6 +603,66 @@ class Vhdx(tool.Case):
                     want = want[:at] + b'\1' * 10240 + want[at + 10240:]
                     self.assertTrue(self.raw('new') == want)
 
+    def test_shrinking(self):
+        """And growing again, which does not bring back what was lost."""
+        for seed in (0, 1, 5):
+            kind = (vhdx.DYNAMIC, vhdx.FIXED)[seed % 2]
+            sector = (512, 4096)[seed // 3]
+            made = vhdx.Image(13 * MIB + 4096 * seed, MIB, sector, kind=kind)
+            want = vhdx.flatten(made.scatter(seed).write('new', seed))
+            for size in (7 * MIB + 20 * sector, MIB - 4096):
+                with self.subTest(seed=seed, size=size):
+                    self.shrink('new', size)
+                    self.assertTrue(self.raw('new') == want[:size])
+                    self.shrink('new', 9 * MIB)
+                    again = want[:size].ljust(9 * MIB, b'\0')
+                    self.assertTrue(self.raw('new') == again)
+                    want = again
+            self.assertTrue(vhdx.flatten(vhdx.read('new')) == want)
+            self.shrink('new', 4096)
+            self.assertLess(os.stat('new').st_blocks * 512, 5 * MIB)
+
+    def shrink(self, name, size):
+        self.rhea('resize', '--shrink', '-f', 'vhdx', name, size)
+        self.rhea('check', name)
+        if vhdx.read(name).sector == 512 and vhdx.read(name).kind != vhdx.DIFF:
+            self.sound(name, 'vhdx')
+
+    def test_shrinking_a_child(self):
+        base = vhdx.Image(9 * MIB).scatter(1, 1).write('0.vhdx')
+        child = base.child('0.vhdx').scatter(2, 0.7).write('1.vhdx')
+        want = vhdx.flatten(child, base)
+        for size in (8 * MIB, 3 * MIB + 512, 512):
+            self.shrink('1.vhdx', size)
+            self.assertTrue(self.raw('1.vhdx') == want[:size])
+        self.rhea('resize', '1.vhdx', 9 * MIB)
+        self.assertTrue(self.raw('1.vhdx') ==
+                        want[:512].ljust(9 * MIB, b'\0'))
+
+    def test_amend(self):
+        self.create('new', '5M')
+        self.io('new', 'write -P 3 1M 100k')
+        before = self.raw('new')
+        was = self.rhea('info', '--output=json', 'new').json
+        for size in (4096, 512):
+            self.rhea('amend', '-f', 'vhdx', '-o',
+                      f'physical_sector_size={size},disk_id=new', 'new')
+            now = self.rhea('info', '--output=json', 'new').json
+            facts = now['format-specific']['data']
+            self.assertEqual(facts['physical-sector-size'], size)
+            for name in ('disk-id', 'data-write-id'):
+                self.assertNotEqual(facts[name],
+                                    was['format-specific']['data'][name])
+            self.rhea('check', 'new')
+            self.sound('new', 'vhdx')
+            self.assertEqual(self.raw('new'), before)
+            was = now
+        wanted = '12345678-9abc-def0-1234-56789abcdef0'
+        self.rhea('amend', '-o', f'disk_id={wanted}', 'new')
+        self.assertIn(wanted, self.rhea('info', 'new').out)
+        for bad in ('disk_id=5', 'physical_sector_size=1024', 'block_size=2M'):
+            self.fails(tool.rhea('amend', '-o', bad, 'new'))
+
     def test_growing_what_qemu_made(self):
         self.make_data('raw', 3 * MIB, [(0, 3 * MIB)])
         for options in ('block_size=1M', 'subformat=fixed',
@@ -628,7 +688,9 @@ class Vhdx(tool.Case):
 
     def test_what_cannot_be_resized(self):
         self.create('new', '5M', 'logical_sector_size=4096')
-        self.fails(tool.rhea('resize', '--shrink', '-f', 'vhdx', 'new', '1M'))
+        self.fails(tool.rhea('resize', '-f', 'vhdx', 'new', '1M'),
+                   says='--shrink')
+        self.fails(tool.rhea('resize', '--shrink', '-f', 'vhdx', 'new', '1k'))
         self.fails(tool.rhea('resize', '--preallocation=full', '-f', 'vhdx',
                              'new', '9M'))
         self.fails(tool.rhea('resize', '-f', 'vhdx', 'new', 5 * MIB + 512))

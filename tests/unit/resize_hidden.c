@@ -84,7 +84,7 @@ static void vdi_shrink(struct rhea_storage *s)
     put_le64(s, VDI_DISK_SIZE, SMALL);
 }
 
-static void vhdx_shrink(struct rhea_storage *s)
+static void vhdx_say_smaller(struct rhea_storage *s)
 {
     struct rhea_format *f = open_ok(rhea_format_find("vhdx"), s, 0);
     const struct vhdx *v = (const struct vhdx *)f;
@@ -118,7 +118,7 @@ static const struct subject {
     {"qcow2", {"cluster_size", "4k"}, qcow2_shrink},
     {"qed", {"cluster_size", "4k"}, qed_shrink},
     {"vdi", {NULL, NULL}, vdi_shrink},
-    {"vhdx", {"block_size", "1M"}, vhdx_shrink},
+    {"vhdx", {"block_size", "1M"}, vhdx_say_smaller},
     {"vpc", {NULL, NULL}, vpc_shrink},
 };
 

@@ -278,6 +278,8 @@ static void many_bitmaps_are_written_in_order(void)
 /* --- Changes of a whole image -------------------------------------------- */
 
 #define LARGE ((uint64_t)200 << 30)
+/* Ends inside of a block, and of what is written of it. */
+#define SMALL (3 * BLOCK + SPREAD / 2 / 4096 * 4096)
 
 /* What it is now, before or after the change. */
 static struct {
@@ -315,9 +317,38 @@ static int change_grow(struct rhea_format *f)
     return change_size(f, DISK + 4 * BLOCK - 4096);
 }
 
+static int change_shrink(struct rhea_format *f)
+{
+    struct rhea_resize how = {.size = SMALL, .shrink = true};
+    return f->ops->resize(f, &how, &err);
+}
+
+static int change_sector(struct rhea_format *f)
+{
+    static const struct rhea_option options[] = {
+        {"physical_sector_size", "4096"}, {"disk_id", "new"}};
+    return f->ops->amend(f, options, 2, false, NULL, &err);
+}
+
 static int change_grow_bat(struct rhea_format *f)
 {
     return change_size(f, LARGE);
+}
+
+/* Where the disk is smaller, it is as whole.guest has it. */
+static bool whole_read(struct rhea_format *f, uint8_t *guest)
+{
+    memcpy(guest, whole.guest, SIZE);
+    for (uint64_t at = 0; at < SIZE; at += SPREAD) {
+        uint64_t offset = at / SPREAD * BLOCK;
+        uint64_t end = RHEA_MIN(offset + SPREAD, f->size);
+        if (offset < end &&
+            !CHECK_EQ(
+                vhdx_read(f, guest + at, (size_t)(end - offset), offset, BELOW),
+                0))
+            return false;
+    }
+    return true;
 }
 
 /* A sector of the guest's is what it was, or what is below where the change
@@ -349,8 +380,7 @@ static bool whole_look(struct rhea_storage *state, size_t durable, size_t to)
         struct rhea_check check = vhdx_checked(f, 0);
         good = CHECK(check.corruptions + check.errors <= !pass) &&
                CHECK(f->size == whole.sizes[0] || f->size == whole.sizes[1]) &&
-               CHECK_OK(subject_read(&subject, f, guest, true), &err) &&
-               CHECK(whole_holds(guest));
+               CHECK(whole_read(f, guest)) && CHECK(whole_holds(guest));
         vhdx_close_ok(f);
     }
     return good;
@@ -394,6 +424,9 @@ static void changes_of_the_whole_image_survive_crashes(void)
         change_once("first parent", false, seed, change_other, false, DISK);
         change_once("grow", seed % 2, seed, change_grow, false,
                     DISK + 4 * BLOCK - 4096);
+        change_once("shrink", seed % 2, seed, change_shrink, false, SMALL);
+        change_once("physical sector", seed % 2, seed, change_sector, false,
+                    DISK);
         change_once("grow the BAT", seed % 2, seed, change_grow_bat, false,
                     LARGE);
         vhdx_close_ok(other);

@@ -230,7 +230,7 @@ static int backing_find_end(void *opaque, const struct vhdx_entry *e,
 
 /* Cut off what nothing uses behind the last block. Where that cannot be done,
  * it is a leak. */
-static int backing_cut_off(struct vhdx *v, struct rhea_error *err)
+int vhdx_cut_off(struct vhdx *v, struct rhea_error *err)
 {
     v->scan_end = VHDX_SECTION_END;
     for (size_t i = 0; i < v->n_taken; i++)
@@ -332,7 +332,7 @@ int vhdx_set_backing(struct rhea_format *f, const char *file,
         ret = backing_take(&b, rhea_steal(name), err);
     /* The last bitmap may be last in the file. */
     if (!ret && !file && was_child)
-        ret = blocks_change_end(&v->blocks, backing_cut_off(v, err), err);
+        ret = blocks_change_end(&v->blocks, vhdx_cut_off(v, err), err);
     vhdx_edit_finish(&b.edit);
     free(b.table);
     free(b.locator);
@@ -352,6 +352,6 @@ int vhdx_make_empty(struct rhea_format *f, struct rhea_error *err)
     if (!ret && vhdx_is_child(v))
         ret = backing_entries(v, backing_drop, true, err);
     if (!ret)
-        ret = backing_cut_off(v, err);
+        ret = vhdx_cut_off(v, err);
     return blocks_change_end(&v->blocks, ret, err);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Another size of the disk.
+ * Another size of the disk, for which it grows; see shrink.c for the other way.
  *
  * Order of writes: what the guest must not see of its last block is zeroed; the
  * entries of new blocks are set where no reader looks yet, in a larger BAT at
@@ -34,8 +34,10 @@ static int resize_check(const struct vhdx *v, const struct rhea_resize *how,
                               "preallocation=%s is not possible with this VHDX "
                               "image",
                               mode);
-    if (how->size < v->base.size)
-        return rhea_error_set(err, ENOTSUP, "a VHDX image cannot shrink");
+    if (how->size < v->base.size && !how->shrink)
+        return rhea_error_set(err, EINVAL,
+                              "the image would lose what lies behind its new "
+                              "end");
     if (how->size % v->metadata.logical_sector)
         return rhea_error_set(err, EINVAL,
                               "the size must be a multiple of the image's "
@@ -180,6 +182,8 @@ int vhdx_resize(struct rhea_format *f, const struct rhea_resize *how,
     int ret = resize_check(v, how, err);
     if (ret || how->size == old)
         return ret;
+    if (how->size < old)
+        return vhdx_shrink(v, how->size, err);
     pthread_mutex_lock(&v->blocks.lock);
     ret =
         !v->blocks.writable

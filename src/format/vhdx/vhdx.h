@@ -280,7 +280,15 @@ int vhdx_bat_make_room(struct vhdx *v, const struct vhdx_metadata *m,
 /* E has been written. */
 void vhdx_bat_moved(struct vhdx *v, const struct vhdx_range *bat);
 
-/* --- resize.c, backing.c --- */
+/* --- amend.c, backing.c, resize.c, shrink.c --- */
+extern const struct rhea_option_help vhdx_amend_options[];
+int vhdx_amend(struct rhea_format *f, const struct rhea_option *options,
+               size_t n, bool force, const struct rhea_progress *progress,
+               struct rhea_error *err);
+int vhdx_shrink(struct vhdx *v, uint64_t size, struct rhea_error *err);
+/* With the lock held: the log is closed, and the file cut off behind the last
+ * block. */
+int vhdx_cut_off(struct vhdx *v, struct rhea_error *err);
 int vhdx_resize(struct rhea_format *f, const struct rhea_resize *how,
                 struct rhea_error *err);
 int vhdx_set_backing(struct rhea_format *f, const char *file,
