@@ -158,17 +158,24 @@ def cowd(size, data, grain=1, **how):
 UNMAPPED = object()
 
 
+def sesparse_entry(kind, number):
+    return kind << 60 | (number & 0xfff) << 48 | number >> 12
+
+
 def sesparse(size, data, grain=8, table=64, **how):
     """An extent as ESXi makes it, whose areas are closer together. Tables and
-    grains are not in the guest's order."""
+    grains are not in the guest's order. BY: whether the back map counts tables
+    by their 'place' or their 'index' in the directory."""
     per_table = table * SECTOR // 8
-    n_tables = -(-size // (grain * per_table))
+    n_grains = -(-size // grain)
+    n_tables = -(-n_grains // per_table)
     directory = [0] * up(n_tables, 64)
     used = sorted({i // per_table for i in data}, reverse=True)
-    tables, grains, number = [], [], 0
+    tables, grains, back = [], [], []
     for place, index in enumerate(used):
         directory[index] = 1 << 60 | place
         entries = [0] * per_table
+        owner = place if how.get('by', 'place') == 'place' else index
         for i in sorted(data, reverse=place % 2 == 0):
             if i // per_table != index:
                 continue
@@ -177,24 +184,28 @@ def sesparse(size, data, grain=8, table=64, **how):
             elif data[i] is UNMAPPED:
                 entries[i % per_table] = 1 << 60 | 5
             else:
-                entries[i % per_table] = (3 << 60 | (number & 0xfff) << 48 |
-                                          number >> 12)
+                entries[i % per_table] = sesparse_entry(3, len(grains))
                 grains.append(data[i].ljust(grain * SECTOR, b'\0'))
-                number += 1
+                back.append(sesparse_entry(1, owner * per_table +
+                                           i % per_table))
         tables.append(struct.pack(f'<{per_table}Q', *entries))
+    bits = ((1 << len(grains)) - 1).to_bytes(-(-n_grains // 8), 'little')
+    back += [0] * (n_grains - len(grains))
     areas, at, parts = [], 1, []
-    for content in (pad(struct.pack('<4Q', 0xcafecafe, len(used), 0,
+    for content in (pad(struct.pack('<4Q', 0xcafecafe,
+                                    how.get('free', len(used)), 0,
                                     how.get('replay', 0))),
-                    bytes(SECTOR), bytes(4 * SECTOR),
+                    pad(struct.pack('<3Q', 0xdeafc0de, 0, 1)),
+                    how.get('journal', b'').ljust(4 * SECTOR, b'\0'),
                     pad(struct.pack(f'<{len(directory)}Q', *directory)),
-                    b''.join(tables).ljust(table * SECTOR, b'\0'),
-                    bytes(SECTOR), bytes(SECTOR)):
+                    b''.join(tables).ljust(n_tables * table * SECTOR, b'\0'),
+                    pad(bits), pad(struct.pack(f'<{n_grains}Q', *back))):
         areas += [at, len(content) // SECTOR]
         at += len(content) // SECTOR
         parts.append(content)
     fill = up(at, grain) - at
-    areas += [at + fill, len(grains) * grain]
+    areas += [at + fill, n_grains * grain]
     head = struct.pack('<26Q', 0xcafebabe, how.get('version', 0x200000001),
-                       size, grain, table, how.get('flags', 0), 0, 0, 0, 0,
-                       *areas)
+                       size, grain, table, how.get('flags', 0),
+                       how.get('mark', 0), 0, 0, 0, *areas)
     return pad(head) + b''.join(parts) + bytes(fill * SECTOR) + b''.join(grains)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What format_crash.h promises, of VMDKs: hosted and ESX's sparse extents, and
- * streams. */
+/* What format_crash.h promises, of VMDKs: hosted, ESX's and ESXi's sparse
+ * extents, and streams. */
 #include "format/vmdk/create.h"
 #include "format_crash.h"
 #include "vmdk_lib.h"
@@ -66,6 +66,19 @@ static struct rhea_storage *make_cowd(bool over, uint64_t seed)
     return vmdk_make_cowd(SIZE);
 }
 
+/* Grain tables are for 16 MiB; the first and the last bytes of some. */
+enum { SE_SPREAD = 64 << 10, SE_PITCH = (16 << 20) - (32 << 10) };
+#define SE_SIZE ((uint64_t)(SIZE / SE_SPREAD + 1) * SE_PITCH)
+
+static struct rhea_storage *make_sesparse(bool over, uint64_t seed)
+{
+    const struct vmdk_shape shape = {.kind = VMDK_SESPARSE, .parent = over};
+    rhea_storage_close(descriptor);
+    descriptor = vmdk_memory();
+    vmdk_put_text(descriptor, 0, SE_SIZE, &shape);
+    return vmdk_make_sesparse(SE_SIZE, (enum vmdk_test_back)(seed % 3));
+}
+
 /* Whatever of the guest's writes is there, children can tell. */
 static bool content_id_is_new(struct rhea_storage *state, const struct model *m)
 {
@@ -86,6 +99,8 @@ static bool content_id_is_new(struct rhea_storage *state, const struct model *m)
 static const struct subject hosted = {
     .ops = &ops, .make = make_hosted, .judge = content_id_is_new, .judged = 1};
 static const struct subject cowd = {.ops = &ops, .make = make_cowd};
+static const struct subject sesparse = {
+    .ops = &ops, .make = make_sesparse, .spread = SE_SPREAD, .pitch = SE_PITCH};
 
 static void a_crash_anywhere_leaves_a_whole_image(void)
 {
@@ -99,6 +114,8 @@ static void a_crash_anywhere_leaves_a_whole_delta(void)
     ops.open = open_beside;
     for (uint64_t seed = 1; seed <= 4; seed++)
         crash_once(&cowd, seed, seed % 2);
+    for (uint64_t seed = 1; seed <= 6; seed++)
+        crash_once(&sesparse, seed, seed % 2);
 }
 
 static void a_fault_anywhere_loses_nothing_that_was_flushed(void)
@@ -107,6 +124,7 @@ static void a_fault_anywhere_loses_nothing_that_was_flushed(void)
     faults_everywhere(&hosted);
     ops.open = open_beside;
     faults_everywhere(&cowd);
+    faults_everywhere(&sesparse);
 }
 
 static void threads_share_grains(void)
@@ -115,6 +133,7 @@ static void threads_share_grains(void)
     threads_share(&hosted);
     ops.open = open_beside;
     threads_share(&cowd);
+    threads_share(&sesparse);
 }
 
 /* --- Streams ------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "format/vmdk/header.h"
+#include "format/vmdk/sesparse.h"
 #include "format/vmdk/vmdk.h"
 #include "lib/test.h"
 #include "storage/memory.h"
@@ -48,16 +49,19 @@ static inline void vmdk_put_text(struct rhea_storage *s, uint64_t offset,
                                  uint64_t size, const struct vmdk_shape *shape)
 {
     char text[600];
-    bool cowd = shape->kind == VMDK_COWD;
+    static const char *const kinds[][2] = {
+        [VMDK_HOSTED] = {"monolithicSparse", "SPARSE"},
+        [VMDK_COWD] = {"vmfsSparse", "VMFSSPARSE"},
+        [VMDK_SESPARSE] = {"seSparse", "SESPARSE"},
+    };
     int n = snprintf(
         text, sizeof(text),
         "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=%s\n"
         "createType=\"%s\"\n%s\n# Extent description\nRW %" PRIu64
         " %s \"extent\"\n\n#DDB\nddb.adapterType = \"ide\"\n",
-        shape->parent ? "87654321" : "ffffffff",
-        cowd ? "vmfsSparse" : "monolithicSparse",
+        shape->parent ? "87654321" : "ffffffff", kinds[shape->kind][0],
         shape->parent ? "parentFileNameHint=\"base.vmdk\"\n" : "",
-        size / VMDK_SECTOR, cowd ? "VMFSSPARSE" : "SPARSE");
+        size / VMDK_SECTOR, kinds[shape->kind][1]);
     vmdk_put(s, text, (size_t)n, offset);
 }
 
@@ -123,6 +127,82 @@ static inline struct rhea_storage *vmdk_make_cowd(uint64_t size)
     store_le32(p + COWD_H_FREE_SECTOR, 5);
     vmdk_put(s, p, sizeof(p), 0);
     CHECK_OK(rhea_storage_truncate(s, 5 * VMDK_SECTOR, &e), &e);
+    return s;
+}
+
+static inline void vmdk_put_number(struct rhea_storage *s, uint64_t value,
+                                   uint64_t offset)
+{
+    uint8_t p[8];
+    store_le64(p, value);
+    vmdk_put(s, p, sizeof(p), offset);
+}
+
+/* How an SESparse extent is before the test. */
+enum vmdk_test_back { VMDK_TEST_EMPTY, VMDK_TEST_PLACE, VMDK_TEST_INDEX };
+
+/* The one grain that it has where BACK is not EMPTY: entry 2000 of grain table
+ * 2, which is the first one of the file, so that the back map shows by what it
+ * numbers tables. */
+static inline void vmdk_put_sesparse_grain(struct rhea_storage *s,
+                                           const struct vmdk_area *parts,
+                                           enum vmdk_test_back back)
+{
+    const uint64_t index = 2, entry = 2000;
+    uint64_t owner = (back == VMDK_TEST_INDEX ? index : 0) * 4096 + entry;
+    vmdk_put_number(s, 1, VMDK_SECTOR + SESPARSE_V_FREE_TABLE);
+    vmdk_put_number(s, sesparse_entry(SESPARSE_UNMAPPED, 0),
+                    parts[PART_DIRECTORY].at * VMDK_SECTOR + index * 8);
+    vmdk_put_number(s, sesparse_entry(SESPARSE_GRAIN, 0),
+                    parts[PART_TABLES].at * VMDK_SECTOR + entry * 8);
+    vmdk_put_number(s, 1, parts[PART_BITMAP].at * VMDK_SECTOR);
+    vmdk_put_number(s, sesparse_entry(SESPARSE_UNMAPPED, owner),
+                    parts[PART_BACK_MAP].at * VMDK_SECTOR);
+    vmdk_put_number(s, 77, parts[PART_GRAINS].at * VMDK_SECTOR);
+}
+
+/* An extent as ESXi makes it, of SIZE bytes, with its areas closer together,
+ * and a journal of what is in its place. The descriptor is vmdk_put_text's. */
+static inline struct rhea_storage *vmdk_make_sesparse(uint64_t size,
+                                                      enum vmdk_test_back back)
+{
+    struct rhea_error e;
+    struct rhea_storage *s = vmdk_memory();
+    uint64_t grains = div_up(size, 4096), tables = div_up(grains, 4096);
+    struct vmdk_area parts[SESPARSE_PARTS] = {
+        [PART_VOLATILE].size = 1,
+        [PART_JOURNAL_HEADER].size = 2,
+        [PART_JOURNAL].size = 4,
+        [PART_DIRECTORY].size = div_up(tables * 8, VMDK_SECTOR),
+        [PART_TABLES].size = tables * 64,
+        [PART_BITMAP].size = div_up(grains, (uint64_t)8 * VMDK_SECTOR),
+        [PART_BACK_MAP].size = align_up(div_up(grains * 8, VMDK_SECTOR), 8),
+        [PART_GRAINS].size = grains * 8,
+    };
+    uint64_t at = 1;
+    vmdk_put_number(s, SESPARSE_MAGIC, 0);
+    vmdk_put_number(s, (uint64_t)2 << 32 | 1, SESPARSE_H_VERSION);
+    vmdk_put_number(s, size / VMDK_SECTOR, SESPARSE_H_CAPACITY);
+    vmdk_put_number(s, 8, SESPARSE_H_GRAIN_SIZE);
+    vmdk_put_number(s, 64, SESPARSE_H_TABLE_SIZE);
+    for (unsigned i = 0; i < SESPARSE_PARTS; i++) {
+        parts[i].at = at;
+        vmdk_put_number(s, at, SESPARSE_H_PARTS + 16 * i);
+        vmdk_put_number(s, parts[i].size, SESPARSE_H_PARTS + 16 * i + 8);
+        at += parts[i].size;
+    }
+    vmdk_put_number(s, SESPARSE_VOLATILE_MAGIC, VMDK_SECTOR);
+    vmdk_put_number(s, SESPARSE_JOURNAL_MAGIC,
+                    parts[PART_JOURNAL_HEADER].at * VMDK_SECTOR);
+    vmdk_put_number(s, 0xc0ffee, parts[PART_JOURNAL].at * VMDK_SECTOR);
+    CHECK_OK(rhea_storage_truncate(s, parts[PART_GRAINS].at * VMDK_SECTOR, &e),
+             &e);
+    if (back != VMDK_TEST_EMPTY) {
+        vmdk_put_sesparse_grain(s, parts, back);
+        CHECK_OK(rhea_storage_truncate(
+                     s, parts[PART_GRAINS].at * VMDK_SECTOR + 4096, &e),
+                 &e);
+    }
     return s;
 }
 

@@ -8,7 +8,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/vmdk/edit.h"
-#include "format/vmdk/sparse.h"
+#include "format/vmdk/sesparse.h"
 
 static int change_check(const struct vmdk *v, struct rhea_error *err)
 {
@@ -89,15 +89,11 @@ int vmdk_set_backing(struct rhea_format *f, const char *file,
 
 enum { EMPTY_STEP = 4096 };
 
-/* How many entries of the directory, from INDEX on, are in a hole of the file.
- * Of a directory of many GiB, which a header claims as easily, that is nearly
- * all. The cache may only have entries that were set to 0. */
-static uint64_t empty_in_hole(struct vmdk_extent *x, bool redundant,
-                              uint64_t index)
+uint64_t vmdk_directory_hole(struct vmdk_extent *x, uint64_t directory,
+                             uint64_t index)
 {
     uint64_t bytes = (x->h.n_tables - index) * x->h.entry_size;
-    uint64_t at =
-        (redundant ? x->h.redundant : x->h.directory) + index * x->h.entry_size;
+    uint64_t at = directory + index * x->h.entry_size;
     bool hole;
     uint64_t run;
     /* Where this cannot be told, the entries are read. */
@@ -114,11 +110,12 @@ static int empty_tables(struct vmdk_extent *x, bool redundant,
                         struct rhea_error *err)
 {
     uint64_t bytes = (uint64_t)x->h.table_entries * sizeof(uint32_t);
+    uint64_t directory = redundant ? x->h.redundant : x->h.directory;
     uint64_t start = 0, end = 0, skip;
     int ret = table_write_back(&x->table, err);
     for (uint64_t i = 0; !ret && i <= x->h.n_tables; i += RHEA_MAX(skip, 1)) {
         uint64_t table = 0;
-        skip = i < x->h.n_tables ? empty_in_hole(x, redundant, i) : 0;
+        skip = i < x->h.n_tables ? vmdk_directory_hole(x, directory, i) : 0;
         if (i < x->h.n_tables && !skip)
             ret = vmdk_table_find(x, i, redundant, &table, err);
         if (!ret && table && table + bytes > x->h.overhead) {
@@ -179,6 +176,7 @@ int vmdk_make_empty(struct rhea_format *f, struct rhea_error *err)
                                  "only images of sparse extents without "
                                  "compression can be emptied");
     for (size_t i = 0; !ret && i < v->n_extents; i++)
-        ret = empty_sparse(&v->extents[i], err);
+        ret = v->extents[i].se ? sesparse_empty(&v->extents[i], err)
+                               : empty_sparse(&v->extents[i], err);
     return ret;
 }

@@ -26,6 +26,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/vmdk/header.h"
+#include "format/vmdk/sesparse.h"
 
 enum { CHECK_UNIT = 4096 };
 
@@ -220,12 +221,6 @@ static int check_write_header(struct vmdk_checker *c, struct rhea_error *err)
 static int check_header(struct vmdk_checker *c, struct rhea_error *err)
 {
     struct vmdk_header *h = &c->x->h;
-    if (h->journal) {
-        c->out->errors++;
-        check_tell(c->out, true,
-                   "the journal has to be replayed by an ESXi host before the "
-                   "tables say all");
-    }
     if (h->overhead > c->x->file_size) {
         c->out->corruptions++;
         check_tell(c->out, true,
@@ -442,7 +437,8 @@ int vmdk_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
         struct vmdk_extent *x = &v->extents[i];
         if (x->has_blocks) {
             RHEA_LOCKED(&x->blocks.lock);
-            ret = check_sparse(x, x->writable ? fix : 0, check, err);
+            ret = (x->se ? sesparse_check
+                         : check_sparse)(x, x->writable ? fix : 0, check, err);
         } else if (x->kind == VMDK_FLAT) {
             ret = check_flat(x, check, err);
         }

@@ -11,7 +11,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -30,6 +29,7 @@ static const struct new_type new_types[] = {
     {"streamOptimized", "SPARSE", 0, NULL, VMDK_HOSTED, true},
     {"vmfs", "VMFS", 0, "-flat", VMDK_FLAT, false},
     {"vmfsSparse", "VMFSSPARSE", 0, "-delta", VMDK_COWD, false},
+    {"seSparse", "SESPARSE", 0, "-sesparse", VMDK_SESPARSE, false},
 };
 
 const struct rhea_option_help vmdk_create_options[] = {
@@ -44,7 +44,7 @@ const struct rhea_option_help vmdk_create_options[] = {
     {"size", "size", "Virtual disk size"},
     {"subformat", "str",
      "monolithicSparse (default), monolithicFlat, twoGbMaxExtentSparse, "
-     "twoGbMaxExtentFlat, streamOptimized, vmfs or vmfsSparse"},
+     "twoGbMaxExtentFlat, streamOptimized, vmfs, vmfsSparse or seSparse"},
     {"toolsversion", "str", "Version of VMware's guest tools"},
     {"zeroed_grain", "bool (on/off)",
      "Note zeroes in tables, without data (header version 2)"},
@@ -61,15 +61,11 @@ static int option_subformat(const struct rhea_option *o, struct new_image *n,
             n->type = &new_types[i];
             return 0;
         }
-    if (strcasecmp(o->value, "seSparse") == 0)
-        return rhea_error_set(err, ENOTSUP,
-                              "SESparse images cannot be made, for the form of "
-                              "their journal is not public; vmfsSparse is what "
-                              "ESXi used before");
     return rhea_error_set(err, EINVAL,
                           "subformat is monolithicSparse, monolithicFlat, "
                           "twoGbMaxExtentSparse, twoGbMaxExtentFlat, "
-                          "streamOptimized, vmfs or vmfsSparse, not '%.100s'",
+                          "streamOptimized, vmfs, vmfsSparse or seSparse, not "
+                          "'%.100s'",
                           o->value);
 }
 
@@ -137,7 +133,8 @@ static int new_check(const struct new_image *n, bool compat6,
         return rhea_error_set(err, EINVAL,
                               "compat6 and hwversion both say the hardware "
                               "version: give only one");
-    if (n->type->kind != VMDK_HOSTED && n->zero_grains)
+    if (n->type->kind != VMDK_HOSTED && n->type->kind != VMDK_SESPARSE &&
+        n->zero_grains)
         return rhea_error_set(err, ENOTSUP,
                               "an image of type %s cannot note zeroes "
                               "(zeroed_grain)",

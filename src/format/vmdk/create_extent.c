@@ -17,6 +17,7 @@
 #include "format/prealloc.h"
 #include "format/vmdk/create.h"
 #include "format/vmdk/header.h"
+#include "format/vmdk/sesparse.h"
 #include "format/vmdk/stream.h"
 
 enum { NEW_PIECE = 64 << 10 }; /* of a grain directory, written at once */
@@ -189,6 +190,8 @@ int new_extent(struct rhea_storage *storage, const struct new_image *n,
 {
     if (n->type->kind == VMDK_COWD)
         return new_cowd(storage, size, err);
+    if (n->type->kind == VMDK_SESPARSE)
+        return sesparse_new(storage, size, err);
     if (n->type->kind == VMDK_HOSTED)
         return n->type->compressed ? new_stream(storage, n, size, text, err)
                                    : new_hosted(storage, n, size, text, err);
@@ -208,6 +211,8 @@ uint64_t new_extent_overhead(const struct new_image *n, uint64_t size,
     case VMDK_HOSTED:
         return n->type->compressed ? NEW_STREAM_OVERHEAD * VMDK_SECTOR
                                    : l.overhead * VMDK_SECTOR;
+    case VMDK_SESPARSE:
+        return sesparse_new_overhead(size);
     case VMDK_COWD:
         return COWD_HEADER_BYTES +
                align_up(div_up(size, (uint64_t)VMDK_SECTOR *
@@ -219,14 +224,20 @@ uint64_t new_extent_overhead(const struct new_image *n, uint64_t size,
     }
 }
 
-/* Sectors of a sparse extent's file are numbered by 32 bits. */
+/* Sectors of a sparse extent's file are numbered by 32 bits, but for those of
+ * SESparse. */
+static bool new_extent_fits(enum vmdk_kind kind, uint64_t size)
+{
+    if (kind == VMDK_SESPARSE)
+        return size <= SESPARSE_SIZE_MAX;
+    return (kind == VMDK_COWD ? size / VMDK_SECTOR
+                              : new_layout(size, true).overhead) < UINT32_MAX;
+}
+
 int new_extent_check(const struct new_image *n, uint64_t size,
                      struct rhea_error *err)
 {
-    uint64_t sectors = n->type->kind == VMDK_COWD
-                           ? size / VMDK_SECTOR
-                           : new_layout(size, true).overhead;
-    if (!vmdk_is_sparse(n->type->kind) || sectors < UINT32_MAX)
+    if (!vmdk_is_sparse(n->type->kind) || new_extent_fits(n->type->kind, size))
         return 0;
     return rhea_error_set(err, EFBIG,
                           "%" PRIu64 " bytes are more than an image of type %s "

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/entropy.h"
 #include "format/vmdk/create.h"
+#include "format/vmdk/sesparse.h"
 
 /* IDE: 16 heads, 63 sectors. SCSI adapters choose by size, as VMware's do: up
  * to 1 GiB 64 heads and 32 sectors, up to 2 GiB 128 and 32, then 255 and 63;
@@ -78,6 +79,9 @@ static int text_write(FILE *out, const struct new_image *n,
     fprintf(out, "\n# Extent description\n");
     text_extents(out, n, &failed);
     fprintf(out, "\n# The Disk Data Base\n#DDB\n\n");
+    if (n->type->kind == VMDK_SESPARSE)
+        fprintf(out, "ddb.grain = \"%d\"\n",
+                SESPARSE_GRAIN_BYTES / VMDK_SECTOR);
     int ret = text_long_id(out, n, err);
     fprintf(out,
             "ddb.virtualHWVersion = \"%s\"\n"

@@ -11,7 +11,7 @@
 
 #include "base/byteorder.h"
 #include "base/checked.h"
-#include "format/vmdk/vmdk.h"
+#include "format/vmdk/sesparse.h"
 
 /* How much of a file's end is looked through for a footer. It should be the
  * last sector but one; some transfers pad files. */
@@ -32,8 +32,7 @@ bool vmdk_header_kind(const uint8_t *head, size_t len, enum vmdk_kind *kind)
     return true;
 }
 
-/* A number of sectors as bytes; false: more than any file has. */
-static bool header_bytes(uint64_t sectors, uint64_t *bytes)
+bool vmdk_header_bytes(uint64_t sectors, uint64_t *bytes)
 {
     if (sectors > INT64_MAX / VMDK_SECTOR)
         return false;
@@ -41,30 +40,29 @@ static bool header_bytes(uint64_t sectors, uint64_t *bytes)
     return true;
 }
 
-static int header_bad(struct rhea_error *err, const char *what, uint64_t value)
+int vmdk_header_bad(struct rhea_error *err, const char *what, uint64_t value)
 {
     return rhea_error_set(err, EINVAL,
                           "the extent's header is damaged: %s is %" PRIu64,
                           what, value);
 }
 
-/* What all kinds have; sizes are set. */
-static int header_check_sizes(struct vmdk_header *h, struct rhea_error *err)
+int vmdk_header_check_sizes(struct vmdk_header *h, struct rhea_error *err)
 {
     uint64_t max = h->compressed ? VMDK_PACKED_GRAIN_MAX : VMDK_GRAIN_MAX;
     if (!is_power_of_2(h->grain_size) || h->grain_size > max)
-        return header_bad(err, "the size of a grain", h->grain_size);
+        return vmdk_header_bad(err, "the size of a grain", h->grain_size);
     if (!h->table_entries || h->table_entries > VMDK_TABLE_ENTRIES_MAX)
-        return header_bad(err, "the number of entries in a grain table",
-                          h->table_entries);
+        return vmdk_header_bad(err, "the number of entries in a grain table",
+                               h->table_entries);
     if (!h->capacity)
-        return header_bad(err, "the capacity", h->capacity);
+        return vmdk_header_bad(err, "the capacity", h->capacity);
     h->n_tables = div_up(h->capacity, h->grain_size * h->table_entries);
     return 0;
 }
 
-static bool header_directory_fits(const struct vmdk_header *h, uint64_t at,
-                                  uint64_t file_size)
+bool vmdk_header_directory_fits(const struct vmdk_header *h, uint64_t at,
+                                uint64_t file_size)
 {
     uint64_t bytes;
     return at && mul_u64(h->n_tables, h->entry_size, &bytes) &&
@@ -110,14 +108,15 @@ static int hosted_parse(const uint8_t *p, struct vmdk_header *h,
                               "the extent is compressed by method %" PRIu32
                               ", which is not known",
                               method);
-    if (!header_bytes(load_le64(p + HOSTED_H_CAPACITY), &h->capacity))
-        return header_bad(err, "the capacity in sectors",
-                          load_le64(p + HOSTED_H_CAPACITY));
-    if (!header_bytes(load_le64(p + HOSTED_H_DESCRIPTOR), &h->descriptor) ||
-        !header_bytes(load_le64(p + HOSTED_H_DESCRIPTOR_SIZE),
-                      &h->descriptor_size))
-        return header_bad(err, "the descriptor's sector",
-                          load_le64(p + HOSTED_H_DESCRIPTOR));
+    if (!vmdk_header_bytes(load_le64(p + HOSTED_H_CAPACITY), &h->capacity))
+        return vmdk_header_bad(err, "the capacity in sectors",
+                               load_le64(p + HOSTED_H_CAPACITY));
+    if (!vmdk_header_bytes(load_le64(p + HOSTED_H_DESCRIPTOR),
+                           &h->descriptor) ||
+        !vmdk_header_bytes(load_le64(p + HOSTED_H_DESCRIPTOR_SIZE),
+                           &h->descriptor_size))
+        return vmdk_header_bad(err, "the descriptor's sector",
+                               load_le64(p + HOSTED_H_DESCRIPTOR));
     if (!h->descriptor || !h->descriptor_size)
         h->descriptor = h->descriptor_size = 0;
     return 0;
@@ -129,14 +128,14 @@ static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
                                struct rhea_error *err)
 {
     uint64_t grain = load_le64(p + HOSTED_H_GRAIN_SIZE);
-    if (!is_power_of_2(grain) || !header_bytes(grain, &h->grain_size))
-        return header_bad(err, "the size of a grain in sectors", grain);
-    int ret = header_check_sizes(h, err);
+    if (!is_power_of_2(grain) || !vmdk_header_bytes(grain, &h->grain_size))
+        return vmdk_header_bad(err, "the size of a grain in sectors", grain);
+    int ret = vmdk_header_check_sizes(h, err);
     if (ret)
         return ret;
-    if (!header_bytes(load_le64(p + HOSTED_H_OVERHEAD), &h->overhead))
-        return header_bad(err, "the size of its metadata in sectors",
-                          load_le64(p + HOSTED_H_OVERHEAD));
+    if (!vmdk_header_bytes(load_le64(p + HOSTED_H_OVERHEAD), &h->overhead))
+        return vmdk_header_bad(err, "the size of its metadata in sectors",
+                               load_le64(p + HOSTED_H_OVERHEAD));
     if (h->overhead > file_size && !check)
         return rhea_error_set(err, EINVAL,
                               "the extent is cut off: it ends at %" PRIu64
@@ -145,10 +144,10 @@ static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
     uint64_t directory = load_le64(p + HOSTED_H_DIRECTORY);
     uint64_t redundant =
         h->flags & HOSTED_F_REDUNDANT ? load_le64(p + HOSTED_H_REDUNDANT) : 0;
-    bool good = header_bytes(directory, &h->directory) &&
-                header_directory_fits(h, h->directory, file_size);
-    bool good_copy = header_bytes(redundant, &h->redundant) &&
-                     header_directory_fits(h, h->redundant, file_size);
+    bool good = vmdk_header_bytes(directory, &h->directory) &&
+                vmdk_header_directory_fits(h, h->directory, file_size);
+    bool good_copy = vmdk_header_bytes(redundant, &h->redundant) &&
+                     vmdk_header_directory_fits(h, h->redundant, file_size);
     if (!good && !good_copy)
         return rhea_error_set(err, EINVAL,
                               "the extent has no room for a grain directory of "
@@ -269,109 +268,17 @@ static int cowd_read(struct rhea_storage *file, uint64_t file_size,
                               "the extent's format (COWD) has version %" PRIu32
                               "; known is 1",
                               h->version);
-    ret = header_check_sizes(h, err);
+    ret = vmdk_header_check_sizes(h, err);
     if (ret)
         return ret;
     uint32_t n = load_le32(p + COWD_H_N_TABLES);
     if (n < h->n_tables)
-        return header_bad(err, "the number of grain tables", n);
-    if (!header_directory_fits(h, h->directory, file_size))
-        return header_bad(err, "the grain directory's sector",
-                          h->directory / VMDK_SECTOR);
+        return vmdk_header_bad(err, "the number of grain tables", n);
+    if (!vmdk_header_directory_fits(h, h->directory, file_size))
+        return vmdk_header_bad(err, "the grain directory's sector",
+                               h->directory / VMDK_SECTOR);
     h->overhead = h->directory + (uint64_t)n * h->entry_size;
     return 0;
-}
-
-/* --- SESparse --- */
-
-/* The area <offset : size> at P, which lies inside the file. */
-static int sesparse_area(const uint8_t *p, const char *what, uint64_t file_size,
-                         uint64_t *offset, uint64_t *size,
-                         struct rhea_error *err)
-{
-    if (header_bytes(load_le64(p), offset) &&
-        header_bytes(load_le64(p + 8), size) && *offset <= file_size)
-        return 0;
-    return header_bad(err, what, load_le64(p));
-}
-
-static int sesparse_check(const uint8_t *p, struct rhea_error *err)
-{
-    uint64_t version = load_le64(p + SESPARSE_H_VERSION);
-    uint64_t unknown = load_le64(p + SESPARSE_H_FLAGS);
-    for (unsigned i = 0; i < 4; i++)
-        unknown |= load_le64(p + SESPARSE_H_RESERVED + 8 * i);
-    if (version >> 32 != SESPARSE_VERSION_MAJOR)
-        return rhea_error_set(err, ENOTSUP,
-                              "the extent's format (SESparse) has version "
-                              "%" PRIu64 ".%" PRIu64 "; known is 2.1",
-                              version >> 32, version & UINT32_MAX);
-    if (unknown)
-        return rhea_error_set(err, ENOTSUP,
-                              "the extent (SESparse) uses features that this "
-                              "program does not know");
-    return 0;
-}
-
-static int sesparse_read_volatile(struct rhea_storage *file, const uint8_t *p,
-                                  struct vmdk_header *h, uint64_t file_size,
-                                  struct rhea_error *err)
-{
-    uint8_t sector[VMDK_SECTOR];
-    uint64_t at = 0, size;
-    int ret = sesparse_area(p + SESPARSE_H_VOLATILE,
-                            "its second header's "
-                            "sector",
-                            file_size, &at, &size, err);
-    if (!ret)
-        ret = rhea_storage_read(file, sector, sizeof(sector), at, err);
-    if (ret)
-        return ret;
-    if (load_le64(sector + SESPARSE_V_MAGIC) != SESPARSE_VOLATILE_MAGIC)
-        return header_bad(err, "its second header's mark",
-                          load_le64(sector + SESPARSE_V_MAGIC));
-    h->journal = load_le64(sector + SESPARSE_V_REPLAY);
-    return 0;
-}
-
-static int sesparse_read(struct rhea_storage *file, uint64_t file_size,
-                         const uint8_t *p, struct vmdk_header *h,
-                         struct rhea_error *err)
-{
-    uint64_t table, directory_size = 0, tables_size, grains_size;
-    *h = (struct vmdk_header){
-        .kind = VMDK_SESPARSE,
-        .entry_size = sizeof(uint64_t),
-    };
-    int ret = sesparse_check(p, err);
-    if (ret)
-        return ret;
-    if (!header_bytes(load_le64(p + SESPARSE_H_CAPACITY), &h->capacity) ||
-        !header_bytes(load_le64(p + SESPARSE_H_GRAIN_SIZE), &h->grain_size) ||
-        !header_bytes(load_le64(p + SESPARSE_H_TABLE_SIZE), &table) ||
-        table / h->entry_size > VMDK_TABLE_ENTRIES_MAX)
-        return header_bad(err, "a size in sectors",
-                          load_le64(p + SESPARSE_H_CAPACITY));
-    h->version = (uint32_t)load_le64(p + SESPARSE_H_VERSION);
-    h->table_entries = (uint32_t)(table / h->entry_size);
-    ret = header_check_sizes(h, err);
-    if (!ret)
-        ret = sesparse_area(p + SESPARSE_H_DIRECTORY,
-                            "the grain directory's sector", file_size,
-                            &h->directory, &directory_size, err);
-    if (!ret)
-        ret = sesparse_area(p + SESPARSE_H_TABLES, "the grain tables' sector",
-                            file_size, &h->tables, &tables_size, err);
-    if (!ret)
-        ret = sesparse_area(p + SESPARSE_H_GRAINS, "the grains' sector",
-                            file_size, &h->grains, &grains_size, err);
-    if (!ret && (directory_size / h->entry_size < h->n_tables ||
-                 !header_directory_fits(h, h->directory, file_size)))
-        ret = header_bad(err, "the grain directory's size", directory_size);
-    if (!ret)
-        ret = sesparse_read_volatile(file, p, h, file_size, err);
-    h->overhead = h->grains;
-    return ret;
 }
 
 int vmdk_header_read(struct rhea_storage *file, bool check,
@@ -392,5 +299,5 @@ int vmdk_header_read(struct rhea_storage *file, bool check,
         return hosted_read(file, file_size, check, p, h, err);
     if (kind == VMDK_COWD)
         return cowd_read(file, file_size, h, err);
-    return sesparse_read(file, file_size, p, h, err);
+    return sesparse_header(file, file_size, p, h, err);
 }

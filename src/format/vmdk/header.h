@@ -3,6 +3,9 @@
 #ifndef RHEA_FORMAT_VMDK_HEADER_H
 #define RHEA_FORMAT_VMDK_HEADER_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 /* "Hosted Sparse Extent Header": "KDMV", little endian, packed. */
 #define HOSTED_MAGIC 0x564d444bu
 enum {
@@ -72,6 +75,7 @@ enum {
  * sectors. */
 #define SESPARSE_MAGIC 0xcafebabeu
 #define SESPARSE_VOLATILE_MAGIC 0xcafecafeu
+#define SESPARSE_JOURNAL_MAGIC 0xdeafc0deu
 enum {
     SESPARSE_H_MAGIC = 0,
     SESPARSE_H_VERSION = 8, /* major in the upper half */
@@ -80,14 +84,36 @@ enum {
     SESPARSE_H_TABLE_SIZE = 32,
     SESPARSE_H_FLAGS = 40,
     SESPARSE_H_RESERVED = 48, /* four of them */
-    SESPARSE_H_VOLATILE = 80,
-    SESPARSE_H_DIRECTORY = 128,
-    SESPARSE_H_TABLES = 144,
-    SESPARSE_H_GRAINS = 192,
+    SESPARSE_H_PARTS = 80,    /* in the order of enum sesparse_part */
     SESPARSE_HEADER_BYTES = 512,
     SESPARSE_VERSION_MAJOR = 2,
+    SESPARSE_VERSION_MINOR = 1,
+    /* Some images have this in the first of them, and read as all others. */
+    SESPARSE_RESERVED_SEEN = 0x200,
 };
 /* Of the volatile header. */
-enum { SESPARSE_V_MAGIC = 0, SESPARSE_V_REPLAY = 24 };
+enum {
+    SESPARSE_V_MAGIC = 0,
+    SESPARSE_V_FREE_TABLE = 8, /* the number of the next one */
+    SESPARSE_V_TRANSACTION = 16,
+    SESPARSE_V_REPLAY = 24,
+};
+/* Of the journal's header, as far as the one image shows it that is public. */
+enum {
+    SESPARSE_J_MAGIC = 0,
+    SESPARSE_J_TRANSACTION = 8, /* that of the volatile header */
+    SESPARSE_J_ONE = 16,        /* always 1 */
+};
+
+/* --- header.c, for the files that parse headers --- */
+struct vmdk_header;
+struct rhea_error;
+/* A number of sectors as bytes; false: more than any file has. */
+bool vmdk_header_bytes(uint64_t sectors, uint64_t *bytes);
+int vmdk_header_bad(struct rhea_error *err, const char *what, uint64_t value);
+/* What all kinds have; sizes are set. */
+int vmdk_header_check_sizes(struct vmdk_header *h, struct rhea_error *err);
+bool vmdk_header_directory_fits(const struct vmdk_header *h, uint64_t at,
+                                uint64_t file_size);
 
 #endif

@@ -11,20 +11,12 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "format/vmdk/sparse.h"
+#include "format/vmdk/sesparse.h"
 #include "format/vmdk/stream.h"
 
 /* The most spans one lookup joins: it holds the lock, and the next lookup goes
  * on where this one stopped. */
 enum { MAP_SPANS = 1024 };
-
-/* SESparse keeps kinds in the upper four bits. */
-enum {
-    SESPARSE_NONE = 0,
-    SESPARSE_UNMAPPED = 1, /* of a directory: there is a table */
-    SESPARSE_ZERO = 2,
-    SESPARSE_GRAIN = 3,
-};
 
 static int map_damaged(const struct vmdk_extent *x, uint64_t grain,
                        uint64_t where, struct rhea_error *err)
@@ -52,8 +44,10 @@ static bool sesparse_table(const struct vmdk_extent *x, uint64_t entry,
         return true;
     if (entry >> 32 != (uint64_t)SESPARSE_UNMAPPED << 28)
         return false;
-    *table = x->h.tables + (entry & UINT32_MAX) * bytes;
-    return vmdk_table_fits(x, *table);
+    const struct vmdk_area *tables = &x->h.parts[PART_TABLES];
+    *table = tables->at + (entry & UINT32_MAX) * bytes;
+    return range_inside(*table - tables->at, bytes, tables->size) &&
+           vmdk_table_fits(x, *table);
 }
 
 int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
@@ -168,8 +162,6 @@ static bool grain_decode_sesparse(const struct vmdk_extent *x, uint64_t entry,
                                   struct vmdk_grain *g)
 {
     const struct vmdk_header *h = &x->h;
-    uint64_t number =
-        (entry & 0x0fff000000000000) >> 48 | (entry & 0x0000ffffffffffff) << 12;
     *g = (struct vmdk_grain){.kind = RHEA_EXTENT_ZERO};
     switch (entry >> 60) {
     case SESPARSE_NONE:
@@ -181,8 +173,8 @@ static bool grain_decode_sesparse(const struct vmdk_extent *x, uint64_t entry,
     case SESPARSE_GRAIN:
         g->kind = RHEA_EXTENT_DATA;
         g->has_host = true;
-        return mul_u64(number, h->grain_size, &g->host) &&
-               add_u64(g->host, h->grains, &g->host);
+        return mul_u64(sesparse_number(entry), h->grain_size, &g->host) &&
+               add_u64(g->host, h->parts[PART_GRAINS].at, &g->host);
     default:
         return false;
     }

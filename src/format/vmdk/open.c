@@ -14,7 +14,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/option.h"
-#include "format/vmdk/sparse.h"
+#include "format/vmdk/sesparse.h"
 #include "format/vmdk/stream.h"
 
 enum {
@@ -43,19 +43,25 @@ static bool open_for_check(const struct vmdk *v)
 static int open_check_header(struct vmdk *v, const struct vmdk_header *h,
                              struct rhea_error *err)
 {
+    const char *why = h->kind == VMDK_SESPARSE ? sesparse_why_not(h) : NULL;
     if (h->journal && open_for_guest(v))
         return rhea_error_set(err, ENOTSUP,
                               "the extent (SESparse) was not closed, and its "
                               "journal has writes that are not in their place "
                               "yet. Its form is not public: have the ESXi host "
                               "open and close the disk");
-    if (h->kind == VMDK_SESPARSE) {
+    if (why) {
         v->read_only = true;
-        snprintf(v->why_read_only, sizeof(v->why_read_only),
-                 "SESparse extents can only be read, for the form of their "
-                 "journal is not public");
+        snprintf(v->why_read_only, sizeof(v->why_read_only), "%s", why);
     }
     return 0;
+}
+
+static const struct blocks_ops *open_ops(const struct vmdk_header *h)
+{
+    if (h->kind == VMDK_SESPARSE)
+        return &sesparse_ops;
+    return h->zero_grains ? &vmdk_zeroed_ops : &vmdk_sparse_ops;
 }
 
 /* X has its header, FILE, START and SIZE. */
@@ -93,11 +99,11 @@ static int open_sparse(struct vmdk_extent *x, struct rhea_error *err)
         .cache_bytes = (size_t)RHEA_MIN(size, (uint64_t)OPEN_CACHE_MAX),
     };
     ret = table_init(&x->table, x->file, &how, err);
+    if (!ret && x->kind == VMDK_SESPARSE)
+        ret = sesparse_init(x, err);
     if (ret)
         return ret;
-    blocks_init(&x->blocks,
-                x->h.zero_grains ? &vmdk_zeroed_ops : &vmdk_sparse_ops,
-                &v->base);
+    blocks_init(&x->blocks, open_ops(&x->h), &v->base);
     x->has_blocks = true;
     x->blocks.storage = x->file;
     x->blocks.start = x->start;
@@ -375,10 +381,11 @@ static void open_finish_extents(struct vmdk *v)
 {
     for (size_t i = 0; i < v->n_extents; i++) {
         struct vmdk_extent *x = &v->extents[i];
-        x->blocks.file_end =
-            x->has_blocks
-                ? div_up(x->file_size, x->h.grain_size) * x->h.grain_size
-                : 0;
+        if (x->se)
+            x->blocks.file_end = sesparse_file_end(x);
+        else if (x->has_blocks)
+            x->blocks.file_end =
+                div_up(x->file_size, x->h.grain_size) * x->h.grain_size;
         x->blocks.child = v->parent;
         x->blocks.writable = x->writable;
     }
@@ -389,6 +396,7 @@ static void open_free(struct vmdk *v)
     for (size_t i = 0; i < v->n_extents; i++) {
         struct vmdk_extent *x = &v->extents[i];
         table_finish(&x->table);
+        sesparse_finish(x);
         vmdk_stream_free(x);
         if (x->has_blocks)
             blocks_finish(&x->blocks);

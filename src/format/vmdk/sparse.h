@@ -31,6 +31,11 @@ void vmdk_forget_holes(struct vmdk_extent *x);
 int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
                          uint64_t index, uint64_t *table, bool *good,
                          struct rhea_error *err);
+/* How many entries of the directory at DIRECTORY, from INDEX on, are in a hole
+ * of the file. Of one of many GiB, which a header claims as easily, that is
+ * nearly all. The cache may only have entries that were set to 0. */
+uint64_t vmdk_directory_hole(struct vmdk_extent *x, uint64_t directory,
+                             uint64_t index);
 /* Whether the file has room for a grain table there. */
 bool vmdk_table_fits(const struct vmdk_extent *x, uint64_t table);
 /* Grain table INDEX, 0: there is none, of the one directory or its copy. */

@@ -6,8 +6,8 @@
  * A descriptor in text lists extents, each in a file of its own: flat ones,
  * sparse ones (hosted: one grain directory, perhaps with a copy, grain tables
  * of 512 entries, grains of 64 KiB), those that can be streamed, with
- * compressed grains, ESX's sparse ones (COWD) and SESparse. What the program
- * does not do: write SESparse, whose journal nobody has described.
+ * compressed grains, ESX's sparse ones (COWD) and ESXi's (SESparse). What the
+ * program does not do: replay SESparse's journal, which nobody has described.
  *
  * Tables are never loaded whole: each extent has a cache of pages.
  */

@@ -38,6 +38,23 @@ enum vmdk_kind {
     VMDK_SESPARSE, /* the same of ESXi 6.5 and later */
 };
 
+/* The areas of an SESparse extent, in the order of its header. */
+enum sesparse_part {
+    PART_VOLATILE, /* the header that changes */
+    PART_JOURNAL_HEADER,
+    PART_JOURNAL,
+    PART_DIRECTORY,
+    PART_TABLES,
+    PART_BITMAP,
+    PART_BACK_MAP,
+    PART_GRAINS,
+    SESPARSE_PARTS,
+};
+
+struct vmdk_area {
+    uint64_t at, size;
+};
+
 /* What a sparse extent's header says, checked; offsets and sizes in bytes. */
 struct vmdk_header {
     enum vmdk_kind kind;
@@ -54,11 +71,14 @@ struct vmdk_header {
     uint64_t overhead;                    /* end of the metadata in front */
     uint64_t at; /* where this header stands: 0, or a footer */
     bool zero_grains, compressed, markers;
-    bool unclean;            /* it was not closed */
-    bool footer;             /* the first header points to it */
-    uint64_t free_sector;    /* COWD: where the next grain goes */
-    uint64_t tables, grains; /* SESPARSE: where their areas begin */
-    bool journal;            /* SESPARSE: its journal has to be replayed */
+    bool unclean;         /* it was not closed */
+    bool footer;          /* the first header points to it */
+    uint64_t free_sector; /* COWD: where the next grain goes */
+    /* The rest is of SESPARSE. */
+    struct vmdk_area parts[SESPARSE_PARTS];
+    uint64_t free_table; /* grain tables from this one on are not used */
+    bool journal;        /* has to be replayed */
+    bool unknown;        /* it has a mark that nobody has explained */
 };
 
 struct vmdk;
@@ -83,6 +103,7 @@ struct vmdk_extent {
     bool marked;                /* as not closed, by us */
     struct vmdk_stream *stream; /* of a compressed one; NULL: nothing was
                                    written yet */
+    struct sesparse *se;        /* SESPARSE */
     uint64_t file_size;
     /* Holes of the file that were found last, in each copy of the tables. */
     struct {

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * New SESparse extents, as ESXi lays them out: each area begins at a multiple
+ * of 1 MiB, and has room for a disk that is full.
+ *
+ * Order of writes: the file grows; the header that changes, and the journal's;
+ * flush; the first header; flush. Before that the file is no extent.
+ */
+#include "base/byteorder.h"
+#include "base/checked.h"
+#include "format/vmdk/create.h"
+#include "format/vmdk/header.h"
+#include "format/vmdk/sesparse.h"
+
+enum { AREA_SECTORS = 2048, JOURNAL_HEADER_SECTORS = 2 };
+
+static void new_parts(uint64_t size, struct vmdk_area parts[SESPARSE_PARTS])
+{
+    uint64_t grains = div_up(size, SESPARSE_GRAIN_BYTES);
+    uint64_t tables = div_up(grains, SESPARSE_TABLE_ENTRIES);
+    const uint64_t bytes[SESPARSE_PARTS] = {
+        [PART_JOURNAL] = 1,
+        [PART_DIRECTORY] = tables * sizeof(uint64_t),
+        [PART_TABLES] = tables * SESPARSE_TABLE_BYTES,
+        [PART_BITMAP] = div_up(grains, 8),
+        [PART_BACK_MAP] = grains * sizeof(uint64_t),
+    };
+    uint64_t at = AREA_SECTORS;
+    parts[PART_VOLATILE] = (struct vmdk_area){1, 1};
+    parts[PART_JOURNAL_HEADER] = (struct vmdk_area){2, JOURNAL_HEADER_SECTORS};
+    for (unsigned i = PART_JOURNAL; i < PART_GRAINS; i++) {
+        parts[i].at = at;
+        parts[i].size =
+            align_up(div_up(bytes[i], VMDK_SECTOR), AREA_SECTORS);
+        at += parts[i].size;
+    }
+    parts[PART_GRAINS] = (struct vmdk_area){
+        at, grains * (SESPARSE_GRAIN_BYTES / VMDK_SECTOR)};
+}
+
+uint64_t sesparse_new_overhead(uint64_t size)
+{
+    struct vmdk_area parts[SESPARSE_PARTS];
+    new_parts(size, parts);
+    return parts[PART_GRAINS].at * VMDK_SECTOR;
+}
+
+static void new_header(uint8_t *p, uint64_t size,
+                       const struct vmdk_area parts[SESPARSE_PARTS])
+{
+    store_le64(p + SESPARSE_H_MAGIC, SESPARSE_MAGIC);
+    store_le64(p + SESPARSE_H_VERSION, (uint64_t)SESPARSE_VERSION_MAJOR << 32 |
+                                           SESPARSE_VERSION_MINOR);
+    store_le64(p + SESPARSE_H_CAPACITY, size / VMDK_SECTOR);
+    store_le64(p + SESPARSE_H_GRAIN_SIZE, SESPARSE_GRAIN_BYTES / VMDK_SECTOR);
+    store_le64(p + SESPARSE_H_TABLE_SIZE, SESPARSE_TABLE_BYTES / VMDK_SECTOR);
+    for (unsigned i = 0; i < SESPARSE_PARTS; i++) {
+        store_le64(p + SESPARSE_H_PARTS + 16 * (size_t)i, parts[i].at);
+        store_le64(p + SESPARSE_H_PARTS + 16 * (size_t)i + 8, parts[i].size);
+    }
+}
+
+int sesparse_new(struct rhea_storage *storage, uint64_t size,
+                 struct rhea_error *err)
+{
+    struct vmdk_area parts[SESPARSE_PARTS];
+    uint8_t first[SESPARSE_HEADER_BYTES] = {0};
+    uint8_t others[(1 + JOURNAL_HEADER_SECTORS) * VMDK_SECTOR] = {0};
+    uint8_t *journal = others + VMDK_SECTOR;
+    new_parts(size, parts);
+    new_header(first, size, parts);
+    store_le64(others + SESPARSE_V_MAGIC, SESPARSE_VOLATILE_MAGIC);
+    store_le64(journal + SESPARSE_J_MAGIC, SESPARSE_JOURNAL_MAGIC);
+    store_le64(journal + SESPARSE_J_ONE, 1);
+    int ret = rhea_storage_truncate(
+        storage, parts[PART_GRAINS].at * VMDK_SECTOR, err);
+    if (!ret)
+        ret = rhea_storage_write(storage, others, sizeof(others),
+                                 parts[PART_VOLATILE].at * VMDK_SECTOR, err);
+    if (!ret)
+        ret = rhea_storage_flush(storage, err);
+    if (!ret)
+        ret = rhea_storage_write(storage, first, sizeof(first), 0, err);
+    return ret ? ret : rhea_storage_flush(storage, err);
+}
