@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "format/measure.h"
 #include "format/vmdk/create.h"
+#include "format/vmdk/sesparse.h"
 #include "format/vmdk/stream.h"
 
 /* What a grain takes, and the table that comes with the first grain of it; 0:
@@ -65,6 +66,8 @@ static int measure_begin(struct new_image *n, struct measure *m,
         m->grain = m->grain_stored = VMDK_SECTOR;
         m->table = (uint64_t)VMDK_COWD_TABLE_ENTRIES * VMDK_SECTOR;
         m->table_stored = MEASURE_COWD_TABLE;
+    } else if (n->type->kind == VMDK_SESPARSE) {
+        m->grain = m->grain_stored = SESPARSE_GRAIN_BYTES;
     } else {
         m->grain = m->grain_stored = (uint64_t)NEW_GRAIN_SECTORS * VMDK_SECTOR;
         if (n->type->compressed)

@@ -60,8 +60,8 @@ int sesparse_init(struct vmdk_extent *x, struct rhea_error *err)
     se->n_places = RHEA_MIN(h->parts[PART_BITMAP].size * 8,
                             h->parts[PART_BACK_MAP].size / sizeof(uint64_t));
     if (h->parts[PART_GRAINS].size)
-        se->n_places = RHEA_MIN(se->n_places,
-                                h->parts[PART_GRAINS].size / h->grain_size);
+        se->n_places =
+            RHEA_MIN(se->n_places, h->parts[PART_GRAINS].size / h->grain_size);
     x->table.write = sesparse_write_tables;
     x->table.opaque = x;
     return table_init(&se->maps, x->file, &how, err);
@@ -107,17 +107,15 @@ int sesparse_put(struct table *t, uint64_t at, uint64_t count,
                  struct rhea_error *err)
 {
     while (count) {
-        uint64_t page_left = t->page_bytes - at % t->page_bytes;
-        uint64_t n = RHEA_MIN(count, page_left / sizeof(uint64_t));
+        uint32_t n;
         uint8_t *p;
-        int ret =
-            table_change(t, at, (uint32_t)(n * sizeof(uint64_t)), &p, err);
+        int ret = table_overwrite(t, at, count * sizeof(uint64_t), &p, &n, err);
         if (ret)
             return ret;
-        for (uint64_t i = 0; i < n; i++, number += step)
-            store_le64(p + i * sizeof(uint64_t), sesparse_entry(kind, number));
-        at += n * sizeof(uint64_t);
-        count -= n;
+        for (uint32_t i = 0; i < n; i += sizeof(uint64_t), number += step)
+            store_le64(p + i, sesparse_entry(kind, number));
+        at += n;
+        count -= n / sizeof(uint64_t);
     }
     return 0;
 }
@@ -132,8 +130,8 @@ int sesparse_mark(struct vmdk_extent *x, uint64_t place, uint64_t count,
         uint64_t bits = page_bits - (at % MAPS_PAGE * 8 + place % 8);
         uint64_t n = RHEA_MIN(end - place, bits), first = place % 8;
         uint8_t *p;
-        int ret = table_change(&x->se->maps, at,
-                               (uint32_t)div_up(first + n, 8), &p, err);
+        int ret = table_change(&x->se->maps, at, (uint32_t)div_up(first + n, 8),
+                               &p, err);
         if (ret)
             return ret;
         for (uint64_t i = first; i < first + n; i++) {
@@ -151,8 +149,7 @@ uint64_t sesparse_owner_entry(const struct vmdk_extent *x, uint64_t index,
     uint64_t number = x->se->owner == SESPARSE_BY_INDEX
                           ? index
                           : sesparse_table_number(x, table);
-    return sesparse_entry(SESPARSE_UNMAPPED,
-                          number * x->h.table_entries + at);
+    return sesparse_entry(SESPARSE_UNMAPPED, number * x->h.table_entries + at);
 }
 
 /* --- What an image tells of itself --- */
@@ -194,9 +191,9 @@ static int look_at_owner(struct vmdk_extent *x, uint64_t index, uint64_t number,
         bool by_place =
             back == sesparse_entry(SESPARSE_UNMAPPED,
                                    number * SESPARSE_TABLE_ENTRIES + i);
-        bool by_index = back == sesparse_entry(
-                                    SESPARSE_UNMAPPED,
-                                    index * SESPARSE_TABLE_ENTRIES + i);
+        bool by_index =
+            back == sesparse_entry(SESPARSE_UNMAPPED,
+                                   index * SESPARSE_TABLE_ENTRIES + i);
         if (by_place || by_index) {
             *owner = by_place ? SESPARSE_BY_PLACE : SESPARSE_BY_INDEX;
             return 0;
@@ -217,7 +214,8 @@ int sesparse_look(struct vmdk_extent *x, struct sesparse_found *found,
         if (skip)
             continue;
         skip = 1;
-        int ret = vmdk_directory_entry(x, x->h.directory, i, &table, &good, err);
+        int ret =
+            vmdk_directory_entry(x, x->h.directory, i, &table, &good, err);
         if (ret)
             return ret;
         found->bad |= !good;
@@ -243,9 +241,9 @@ int sesparse_look(struct vmdk_extent *x, struct sesparse_found *found,
 static int look_at_bits(struct vmdk_extent *x, bool *backwards,
                         struct rhea_error *err)
 {
-    uint64_t end = RHEA_MIN(sesparse_place_of(x, sesparse_file_end(x)),
-                            x->se->n_places) /
-                   8;
+    uint64_t end =
+        RHEA_MIN(sesparse_place_of(x, sesparse_file_end(x)), x->se->n_places) /
+        8;
     uint64_t wrong[2] = {0};
     for (uint64_t i = end - RHEA_MIN(end, (uint64_t)BITS_LOOKED_AT); i < end;
          i++) {
@@ -307,8 +305,7 @@ int sesparse_blank_journal(struct vmdk_extent *x, struct rhea_error *err)
         hole = false;
     if (journal->at >= x->file_size || (hole && run >= journal->size))
         return 0;
-    int ret =
-        rhea_storage_zero(x->file, journal->at, journal->size, true, err);
+    int ret = rhea_storage_zero(x->file, journal->at, journal->size, true, err);
     return ret ? ret : rhea_storage_flush(x->file, err);
 }
 
@@ -354,8 +351,8 @@ static int sesparse_assign(struct vmdk_extent *x, uint64_t from, uint64_t to,
 static int sesparse_assign_same(struct vmdk_extent *x, uint64_t index,
                                 struct rhea_error *err)
 {
-    uint64_t end = RHEA_MIN(RHEA_MAX(x->h.free_table, index + 1),
-                            x->h.n_tables);
+    uint64_t end =
+        RHEA_MIN(RHEA_MAX(x->h.free_table, index + 1), x->h.n_tables);
     uint64_t from = x->se->assigned;
     int ret = end > x->h.free_table ? sesparse_set_free(x, end, err) : 0;
     for (uint64_t i = from; !ret && i <= end; i++) {
@@ -413,8 +410,8 @@ static int sesparse_place(struct blocks *b, uint64_t block, uint64_t *count,
                               "grain at its end: a check that repairs leaks "
                               "may find some, and converting it does",
                               x->file->path ? x->file->path : "");
-    *count = RHEA_MIN(sesparse_in_table(x, block, *count),
-                      x->se->n_places - place);
+    *count =
+        RHEA_MIN(sesparse_in_table(x, block, *count), x->se->n_places - place);
     int ret = sesparse_need_table(x, block / x->h.table_entries, &table, err);
     if (!ret)
         ret = blocks_extend(b, *count * x->h.grain_size, host, err);
@@ -446,10 +443,9 @@ static int sesparse_link(struct blocks *b, const struct blocks_piece *piece,
         return ret;
     uint64_t owner = sesparse_owner_entry(x, index, table,
                                           piece->block % x->h.table_entries);
-    ret = sesparse_put(&x->se->maps,
-                       x->h.parts[PART_BACK_MAP].at + place * sizeof(uint64_t),
-                       piece->count, SESPARSE_UNMAPPED, sesparse_number(owner),
-                       1, err);
+    ret = sesparse_put(
+        &x->se->maps, x->h.parts[PART_BACK_MAP].at + place * sizeof(uint64_t),
+        piece->count, SESPARSE_UNMAPPED, sesparse_number(owner), 1, err);
     if (!ret)
         ret = sesparse_mark(x, place, piece->count, true, err);
     return ret ? ret

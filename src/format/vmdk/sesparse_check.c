@@ -328,8 +328,8 @@ static int check_bits(struct sesparse_checker *s, bool fix,
         len = (size_t)RHEA_MIN(hole, bytes - at);
         if (len)
             continue;
-        int ret = piece_get(&x->se->maps, area->at + at, bytes - at, buf, &len,
-                            err);
+        int ret =
+            piece_get(&x->se->maps, area->at + at, bytes - at, buf, &len, err);
         for (size_t i = 0; i < len && !ret; i++)
             for (unsigned bit = 0; bit < 8 && buf[i] && !ret; bit++)
                 if (buf[i] >> bit & 1)
@@ -368,8 +368,8 @@ static int check_leaks(struct sesparse_checker *s, unsigned fix,
         return 0;
     int ret = check_bits(s, mend, err);
     if (!ret && out->leaks)
-        check_tell(out, false,
-                   "%" PRIu64 " grains are used by nobody", out->leaks);
+        check_tell(out, false, "%" PRIu64 " grains are used by nobody",
+                   out->leaks);
     if (!ret && mend)
         ret = table_write_back(&s->c.x->se->maps, err);
     return ret || !mend ? ret : check_cut(s, err);

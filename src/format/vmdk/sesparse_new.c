@@ -30,12 +30,11 @@ static void new_parts(uint64_t size, struct vmdk_area parts[SESPARSE_PARTS])
     parts[PART_JOURNAL_HEADER] = (struct vmdk_area){2, JOURNAL_HEADER_SECTORS};
     for (unsigned i = PART_JOURNAL; i < PART_GRAINS; i++) {
         parts[i].at = at;
-        parts[i].size =
-            align_up(div_up(bytes[i], VMDK_SECTOR), AREA_SECTORS);
+        parts[i].size = align_up(div_up(bytes[i], VMDK_SECTOR), AREA_SECTORS);
         at += parts[i].size;
     }
-    parts[PART_GRAINS] = (struct vmdk_area){
-        at, grains * (SESPARSE_GRAIN_BYTES / VMDK_SECTOR)};
+    parts[PART_GRAINS] =
+        (struct vmdk_area){at, grains * (SESPARSE_GRAIN_BYTES / VMDK_SECTOR)};
 }
 
 uint64_t sesparse_new_overhead(uint64_t size)
@@ -49,8 +48,8 @@ static void new_header(uint8_t *p, uint64_t size,
                        const struct vmdk_area parts[SESPARSE_PARTS])
 {
     store_le64(p + SESPARSE_H_MAGIC, SESPARSE_MAGIC);
-    store_le64(p + SESPARSE_H_VERSION, (uint64_t)SESPARSE_VERSION_MAJOR << 32 |
-                                           SESPARSE_VERSION_MINOR);
+    store_le64(p + SESPARSE_H_VERSION,
+               (uint64_t)SESPARSE_VERSION_MAJOR << 32 | SESPARSE_VERSION_MINOR);
     store_le64(p + SESPARSE_H_CAPACITY, size / VMDK_SECTOR);
     store_le64(p + SESPARSE_H_GRAIN_SIZE, SESPARSE_GRAIN_BYTES / VMDK_SECTOR);
     store_le64(p + SESPARSE_H_TABLE_SIZE, SESPARSE_TABLE_BYTES / VMDK_SECTOR);
@@ -72,8 +71,8 @@ int sesparse_new(struct rhea_storage *storage, uint64_t size,
     store_le64(others + SESPARSE_V_MAGIC, SESPARSE_VOLATILE_MAGIC);
     store_le64(journal + SESPARSE_J_MAGIC, SESPARSE_JOURNAL_MAGIC);
     store_le64(journal + SESPARSE_J_ONE, 1);
-    int ret = rhea_storage_truncate(
-        storage, parts[PART_GRAINS].at * VMDK_SECTOR, err);
+    int ret = rhea_storage_truncate(storage,
+                                    parts[PART_GRAINS].at * VMDK_SECTOR, err);
     if (!ret)
         ret = rhea_storage_write(storage, others, sizeof(others),
                                  parts[PART_VOLATILE].at * VMDK_SECTOR, err);
