@@ -10,7 +10,6 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "gdb/session_packets.h"
-#include "gdb/session_run.h"
 
 /* --- life ---------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@
 
 #include <signal.h>
 
+#include "gdb/session_request.h"
 #include "gdb/tracer.h"
 #include "gdb/view.h"
 
@@ -48,13 +49,6 @@ struct session_how {
     void *opaque;
 };
 
-/* What the guest was asked to do. */
-struct request {
-    char text[512];                /* the packet */
-    char stepping[MACHINE_THREAD]; /* the thread that steps; "": none */
-    bool reverse;
-};
-
 struct session {
     struct session_how how;
     struct stub stub;
@@ -80,6 +74,12 @@ struct session {
         uint64_t frame, offset; /* the frame, and where it begins */
         uint64_t run;
     } export;
+    /* A tracepoint that gdb defines again, see session_trace.c. */
+    struct {
+        bool on;
+        unsigned number;
+        uint64_t address;
+    } again;
     /* Read-only regions that gdb told of (QTro). */
     struct {
         uint64_t start, end;
@@ -128,8 +128,6 @@ int session_put_part(struct session *s, const char *text, size_t len,
 int session_ok(struct session *s);
 int session_refuse(struct session *s, const struct rhea_error *err);
 
-/* Whether PACKET makes the guest run. */
-bool session_is_resume(const char *packet, size_t len);
 /* Let it run as PACKET says, until it has stopped so that gdb is to know, or
  * another gdb has come, or the one that was there is gone (s->gdb_serial and
  * s->gdb.fd). The stop is s->stub.stop. */

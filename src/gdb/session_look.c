@@ -93,6 +93,25 @@ int session_find_frame(struct session *s, struct packet_cursor rest,
 
 /* --- variables ----------------------------------------------------------- */
 
+/* An expression may have recorded it before and after a change: the last one
+ * counts, as it does for gdb in a trace file. */
+static bool frame_variable(const struct session *s,
+                           const struct frames_frame *frame, uint64_t n,
+                           int64_t *value)
+{
+    struct payload p = payload_of(frame, layout_of(s));
+    struct payload_block b;
+    bool found = false;
+
+    while (payload_next(&p, &b)) {
+        if (b.kind != 'V' || b.number != n)
+            continue;
+        *value = b.value;
+        found = true;
+    }
+    return found;
+}
+
 int session_variable_value(struct session *s, struct packet_cursor rest,
                            const char *packet, size_t len,
                            struct rhea_error *err)
@@ -106,18 +125,13 @@ int session_variable_value(struct session *s, struct packet_cursor rest,
     if (!packet_number(&rest, &n))
         return malformed(err, "a trace state variable");
     if (s->frame >= 0) {
-        struct payload p;
-        struct payload_block b;
+        int64_t value;
 
-        if (frames_get(frames_of(s), (uint64_t)s->frame, &frame)) {
-            p = payload_of(&frame, layout_of(s));
-            while (payload_next(&p, &b))
-                if (b.kind == 'V' && b.number == n) {
-                    packet_printf(&s->reply, "V%" PRIx64, (uint64_t)b.value);
-                    return 0;
-                }
-        }
-        packet_puts(&s->reply, "U");
+        if (frames_get(frames_of(s), (uint64_t)s->frame, &frame) &&
+            frame_variable(s, &frame, n, &value))
+            packet_printf(&s->reply, "V%" PRIx64, (uint64_t)value);
+        else
+            packet_puts(&s->reply, "U");
         return 0;
     }
     if (n >= EXPERIMENT_MAX_VARIABLES || !e->variables[n])

@@ -6,7 +6,6 @@
 
 #include "base/checked.h"
 #include "config.h"
-#include "gdb/session_run.h"
 
 /* --- features ------------------------------------------------------------ */
 

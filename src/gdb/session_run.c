@@ -12,87 +12,8 @@
 
 #include "base/checked.h"
 #include "gdb/session.h"
-#include "gdb/session_run.h"
 
-/* --- packets ------------------------------------------------------------- */
-
-/* Threads are compared as text, so there is one way to write them. `p1.2`,
- * `p01.02`, `2`; all and any (-1, 0) become "". */
-void session_thread(char name[MACHINE_THREAD], const char *text, size_t len)
-{
-    struct packet_cursor c = packet_cursor(text, len);
-    uint64_t process, thread;
-
-    name[0] = 0;
-    if (packet_skip(&c, "p")) {
-        if (packet_number(&c, &process) && packet_skip(&c, ".") &&
-            packet_number(&c, &thread) && thread)
-            snprintf(name, MACHINE_THREAD, "p%" PRIx64 ".%" PRIx64,
-                     process & 0xffffffff, thread & 0xffffffff);
-    } else if (packet_number(&c, &thread) && thread) {
-        snprintf(name, MACHINE_THREAD, "%" PRIx64, thread & 0xffffffff);
-    }
-}
-
-bool session_is_resume(const char *packet, size_t len)
-{
-    struct packet_cursor c = packet_cursor(packet, len);
-
-    if (packet_skip(&c, "vCont;") || packet_skip(&c, "vRun") ||
-        packet_skip(&c, "F"))
-        return true;
-    if (!strcmp(packet, "bc") || !strcmp(packet, "bs"))
-        return true;
-    return len && strchr("cCsS", packet[0]);
-}
-
-/* Which thread steps: of `vCont` the first action s or S. */
-static void parse_request(struct session *s, const char *packet, size_t len,
-                          struct request *r)
-{
-    const char *end = packet + len, *p = packet;
-
-    *r = (struct request){0};
-    snprintf(r->text, sizeof(r->text), "%s", packet);
-    r->reverse = packet[0] == 'b';
-    if (packet[0] == 's' || packet[0] == 'S')
-        snprintf(r->stepping, sizeof(r->stepping), "%s", s->machine.thread);
-    if (packet[0] != 'v')
-        return;
-    while ((p = memchr(p, ';', (size_t)(end - p)))) {
-        const char *next, *colon;
-
-        p++;
-        next = memchr(p, ';', (size_t)(end - p));
-        next = next ? next : end;
-        colon = memchr(p, ':', (size_t)(next - p));
-        if (p < end && (*p == 's' || *p == 'S')) {
-            if (colon)
-                session_thread(r->stepping, colon + 1,
-                               (size_t)(next - colon - 1));
-            if (!r->stepping[0])
-                snprintf(r->stepping, sizeof(r->stepping), "%s",
-                         s->machine.thread);
-            return;
-        }
-        p = next;
-        if (p == end)
-            return;
-    }
-}
-
-/* Whether the request lets THREAD run: where it steps one and says nothing of
- * others, these stand still. */
-static bool resumes(const struct request *r, const char *thread)
-{
-    const char *other;
-
-    if (!r->stepping[0] || !strcmp(r->stepping, thread))
-        return true;
-    other = strchr(r->text + 5, ';');
-    return !strncmp(r->text, "vCont;", 6) && other &&
-           (strstr(r->text, ";c") || strstr(r->text, ";C"));
-}
+/* --- stop replies -------------------------------------------------------- */
 
 /* What a stop reply says. */
 struct stop {
@@ -101,6 +22,23 @@ struct stop {
     bool ended;   /* the program is no more */
     bool special; /* a watchpoint and the like: not for us */
 };
+
+/* Registers (a number in hexadecimal) and where the thread is say nothing about
+ * the reason; nor does it matter that it is a breakpoint. Of what remains no
+ * part is for us: watchpoints, forks, libraries. */
+static bool is_special(const char *field)
+{
+    static const char *const plain[] = {
+        "thread:", "core:", "swbreak:", "hwbreak:"};
+    size_t digits = strspn(field, "0123456789abcdefABCDEF");
+
+    if (digits && field[digits] == ':')
+        return false;
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(plain); i++)
+        if (!strncmp(field, plain[i], strlen(plain[i])))
+            return false;
+    return strchr(field, ':') != NULL;
+}
 
 static struct stop parse_stop(struct session *s)
 {
@@ -120,11 +58,8 @@ static struct stop parse_stop(struct session *s)
 
             if (!strncmp(field, "thread:", 7))
                 session_thread(stop.thread, field + 7, len - 7);
-            else if (len >= 5 && packet_hex_digit(field[0]) < 0 &&
-                     strncmp(field, "swbreak", 7) != 0 &&
-                     strncmp(field, "hwbreak", 7) != 0 &&
-                     strncmp(field, "core:", 5) != 0)
-                stop.special = true;
+            else
+                stop.special |= is_special(field);
             field += len;
             field += *field == ';';
         }
@@ -384,6 +319,7 @@ static int pass(struct session *s, struct running *r, const char *thread,
         ret = machine_fetch(&s->machine, err);
     if (ret < 0)
         return ret;
+    /* gdbserver has no `P`. */
     if (!s->is_qemu || !machine_past(&s->machine, &p))
         return 0;
     r->answers += machine_queue_past(&s->machine, &p);
@@ -470,6 +406,11 @@ static int has_stepped(struct session *s, const struct running *r, bool *has,
     return ret;
 }
 
+static bool is_in_range(const struct request *q, uint64_t pc)
+{
+    return pc >= q->low && pc < q->high;
+}
+
 /* A trap of a thread's: 1 where gdb is to know. STEPPED: the thread that was
  * stepped alone; "": none. */
 static int judge_trap(struct session *s, struct running *r,
@@ -498,11 +439,13 @@ static int judge_trap(struct session *s, struct running *r,
     }
     tracer_arrive(&s->tracer, pc);
     report = at_breakpoint_of_gdb(s, pc, &of_gdb);
-    report |= !strcmp(stop->thread, r->request.stepping) && !own_step;
+    if (!strcmp(stop->thread, r->request.stepping))
+        report |= r->request.ranged ? !is_in_range(&r->request, pc) : !own_step;
     report |= !traced && !of_gdb && !own_step;
     if (!report && of_gdb)
         tracer_stand(&s->tracer, pc);
-    if (!report && r->request.stepping[0] && !own_step) {
+    if (!report && r->request.stepping[0] &&
+        strcmp(stop->thread, r->request.stepping) != 0 && !own_step) {
         ret = has_stepped(s, r, &has, err);
         if (ret < 0)
             return ret;
@@ -540,6 +483,13 @@ static int judge(struct session *s, struct running *r, const char *stepped,
 
 /* --- a request ----------------------------------------------------------- */
 
+/* A thread that gdb steps departs by that step. In a range it may come by the
+ * same place again, so the breakpoint has to be in. */
+static bool moves_first(const struct request *q, const char *thread)
+{
+    return q->ranged || strcmp(thread, q->stepping) != 0;
+}
+
 /* A thread that has to be moved before the request can be sent; "": none. */
 static void find_mover(struct session *s, const struct request *q,
                        char thread[MACHINE_THREAD])
@@ -548,12 +498,12 @@ static void find_mover(struct session *s, const struct request *q,
 
     thread[0] = 0;
     for (size_t i = 0; i < t->n_stepping && !thread[0]; i++)
-        if (resumes(q, t->stepping[i].thread) &&
-            strcmp(t->stepping[i].thread, q->stepping) != 0)
+        if (request_resumes(q, t->stepping[i].thread) &&
+            moves_first(q, t->stepping[i].thread))
             snprintf(thread, MACHINE_THREAD, "%s", t->stepping[i].thread);
     for (size_t i = 0; i < t->n_counted && !thread[0]; i++)
-        if (resumes(q, t->counted[i].thread) &&
-            strcmp(t->counted[i].thread, q->stepping) != 0)
+        if (request_resumes(q, t->counted[i].thread) &&
+            moves_first(q, t->counted[i].thread))
             snprintf(thread, MACHINE_THREAD, "%s", t->counted[i].thread);
 }
 
@@ -571,6 +521,22 @@ static bool stands_free(struct session *s, const char *thread)
             return false;
     }
     return true;
+}
+
+/* Send the request itself. */
+static int carry_out(struct session *s, struct running *r,
+                     struct rhea_error *err)
+{
+    const struct request *q = &r->request;
+    int ret;
+
+    r->step_pc = UINT64_MAX;
+    if (q->stepping[0] && !q->ranged)
+        ret = step(s, r, q->stepping, q->text, err);
+    else
+        ret = resume(s, r, q->text, err);
+    request_was_sent(&r->request);
+    return ret;
 }
 
 /* One resume, of a single thread if one has to be moved first. 1: gdb is to
@@ -597,10 +563,8 @@ static int run_once(struct session *s, struct running *r,
     }
     if (mover[0])
         ret = step_alone(s, r, mover, err);
-    else if (r->request.stepping[0])
-        ret = step(s, r, r->request.stepping, r->request.text, err);
     else
-        ret = resume(s, r, r->request.text, err);
+        ret = carry_out(s, r, err);
     return ret < 0 ? ret : judge(s, r, mover, err);
 }
 
@@ -628,7 +592,7 @@ int session_run(struct session *s, const char *packet, size_t len,
     struct running r = {0};
     int ret = 0;
 
-    parse_request(s, packet, len, &r.request);
+    request_parse(&r.request, packet, len, s->machine.thread);
     if (r.request.stepping[0] && !r.request.reverse) {
         ret = machine_select(&s->machine, r.request.stepping, err);
         if (ret == 0)

@@ -34,9 +34,32 @@ HANDLER(init)
 {
     UNUSED_REST;
     s->frame = -1;
+    s->again.on = false;
     s->n_read_only = 0;
     tracer_clear(&s->tracer);
     return session_ok(s);
+}
+
+/* When the guest gets a library or gdb more symbols, gdb sends all tracepoints
+ * once more, also those that run already. An error would keep it from
+ * continuing; they are as they were. */
+static bool is_defined_again(struct session *s, struct packet_cursor c)
+{
+    bool goes_on = packet_skip(&c, "-");
+    uint64_t number, address;
+
+    if (!packet_number(&c, &number) || number > INT32_MAX ||
+        !packet_skip(&c, ":") || !packet_number(&c, &address))
+        return false;
+    if (!goes_on) {
+        s->again.on =
+            tracer_is_running(&s->tracer) &&
+            experiment_find(s->tracer.experiment, (unsigned)number, address);
+        s->again.number = (unsigned)number;
+        s->again.address = address;
+    }
+    return s->again.on && s->again.number == number &&
+           s->again.address == address;
 }
 
 /* Tracepoints that cannot be inserted while tracing runs are gone again, so
@@ -47,10 +70,13 @@ HANDLER(define)
     struct tracepoint *t;
     size_t n = e->n_points;
     bool more;
-    int ret = experiment_define(e, rest, &t, &more, err);
+    int ret;
 
     (void)packet;
     (void)len;
+    if (is_defined_again(s, rest))
+        return session_ok(s);
+    ret = experiment_define(e, rest, &t, &more, err);
     if (ret == 0 && !more)
         ret = tracer_install(&s->tracer, t, err);
     if (ret < 0 && e->n_points > n)
@@ -289,7 +315,8 @@ static int first_line(struct session *s, bool points, struct rhea_error *err)
         return rhea_error_errno(err, errno, "cannot list tracepoints");
     for (size_t i = 0; points && i < e->n_points; i++)
         experiment_save_point(e->points[i], out);
-    for (unsigned i = 0; !points && i < EXPERIMENT_MAX_VARIABLES; i++) {
+    /* gdb puts each in front of those before it, so the last comes first. */
+    for (unsigned i = EXPERIMENT_MAX_VARIABLES; !points && i-- > 0;) {
         if (!e->variables[i])
             continue;
         experiment_save_variable(e->variables[i], out);
