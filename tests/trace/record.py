@@ -77,8 +77,8 @@ def without_gdb():
     qemus = subprocess.check_output(["sh", "-c", "command -v qemu-system-x86_64"],
                                     encoding="utf-8").strip()
     p = subprocess.run(
-        [TRACE, "record", "-c", "$rdi", "-c", "$pc", "-a", "*0x%x" % add, "-c",
-         "0x%x,8" % turns, "-a", "%d" % (address("look") + 4), "-c", "$rdi,16",
+        [TRACE, "record", "-c", "$rdi", "-c", "$pc", "-p", "*0x%x" % add, "-c",
+         "0x%x,8" % turns, "-p", "%d" % (address("look") + 4), "-c", "$rdi,16",
          "-c", "$rsp-8,8", "-n", "9", "-o", out, "--", qemus] + qemu()[1:],
         check=False, env={"PATH": "/nonexistent", "TMPDIR": scratch("")},
         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, encoding="utf-8",
@@ -162,6 +162,22 @@ def a_guest_that_is_not_ours_runs_on():
         guest.wait()
 
 
+def guests_of_32_bits():
+    """The symbols' file says so, while the processor is still in 16 bits."""
+    elf, image = build(32)
+    out = scratch("narrow.tf")
+    p = subprocess.run(
+        [TRACE, "record", "-y", elf, "--at", "add", "-c", "a, $ebp", "-n", "6",
+         "-o", out, "--"] + qemu()[:-1] + [image], check=False,
+        stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, encoding="utf-8",
+        timeout=60)
+    equal(p.returncode, 0, p.stderr)
+    got = frames(out)[1]
+    equal([number(f["memory"][0]) for f in got], [1, 1, 2, 2, 3, 3])
+    equal([len(f["memory"][0]["bytes"]) for f in got], [8] * 6)
+    contains(got[0]["registers"], "ebp")
+
+
 def mistakes_are_named():
     elf = build()[0]
     out = scratch("none.tf")
@@ -211,6 +227,7 @@ main([
     without_gdb,
     the_end_is_a_time_or_a_signal,
     a_guest_that_is_not_ours_runs_on,
+    guests_of_32_bits,
     mistakes_are_named,
     help_is_there,
 ])

@@ -45,7 +45,7 @@ static void help(void)
         "usage: %s record --at PLACE [--collect EXPRESSION]... [OPTION...]\n"
         "           {--stub ADDRESS | -- qemu-system-x86_64 ARGUMENT...}\n\n"
         "Trace a guest and save the trace, for `report` and for gdb.\n\n"
-        "  -a, --at PLACE        a symbol, FILE:LINE or *ADDRESS; may be said\n"
+        "  -p, --at PLACE        a symbol, FILE:LINE or *ADDRESS; may be said\n"
         "                        again\n"
         "  -c, --collect WHAT    what to record there (before any --at:\n"
         "                        everywhere), as gdb's `collect` takes it;\n"
@@ -147,7 +147,7 @@ static int set_count(struct record *r, const char *text)
 static int set_option(struct record *r, int c, char **argv)
 {
     switch (c) {
-    case 'a':
+    case 'p':
         return add_place(r, optarg);
     case 'c':
         return add_collect(r, optarg);
@@ -185,6 +185,24 @@ static int set_option(struct record *r, int c, char **argv)
     }
 }
 
+/* The guest's program says whether registers have 32 bits; what the processor
+ * does just now need not. */
+static void choose_arch(struct record *r)
+{
+    FILE *file = fopen(r->wish.symbols, "re");
+    unsigned char magic[5];
+
+    if (file && fread(magic, sizeof(magic), 1, file) == 1 &&
+        !memcmp(magic,
+                "\x7f"
+                "ELF",
+                4))
+        r->run.how.arch =
+            magic[4] == 1 ? SESSION_ARCH_I386 : SESSION_ARCH_X86_64;
+    if (file)
+        fclose(file);
+}
+
 static int check(struct record *r, bool has_qemu)
 {
     if (!r->wish.n) {
@@ -207,13 +225,15 @@ static int check(struct record *r, bool has_qemu)
     }
     if (!r->output)
         r->output = default_output;
+    if (r->wish.symbols && r->run.how.arch == SESSION_ARCH_AUTO)
+        choose_arch(r);
     return 0;
 }
 
 static int set_options(struct record *r, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"at", required_argument, NULL, 'a'},
+        {"at", required_argument, NULL, 'p'},
         {"collect", required_argument, NULL, 'c'},
         {"condition", required_argument, NULL, 'i'},
         {"count", required_argument, NULL, 'n'},
@@ -232,7 +252,7 @@ static int set_options(struct record *r, int argc, char **argv)
 
     opterr = 0;
     while (ret == 0 &&
-           (c = getopt_long(argc, argv, "+:a:c:i:n:d:o:y:g:e:qhV" RUN_LETTERS,
+           (c = getopt_long(argc, argv, "+:p:c:i:n:d:o:y:g:e:qhV" RUN_LETTERS,
                             options, NULL)) != -1)
         ret = set_option(r, c, argv);
     return ret ? ret : check(r, optind < argc);
@@ -294,8 +314,10 @@ static int start_own(struct record *r, struct session *s,
                      struct rhea_error *err)
 {
     struct tracer *t = &s->tracer;
-    int ret = record_define(&r->wish, t->experiment, err);
+    int ret = session_choose_view(s, err);
 
+    if (ret == 0)
+        ret = record_define(&r->wish, t->experiment, err);
     if (ret == 0)
         ret = tracer_start(t, err);
     frames_control(t->frames)->disconnected = 1;
