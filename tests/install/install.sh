@@ -24,7 +24,7 @@ make -C "$RHEA_SOURCE" --no-print-directory install BUILD="$work/build" \
     fail "make install failed"
 }
 
-for program in rhea-img rhea-io; do
+for program in rhea-img rhea-io rhea-trace; do
     has "bin/$program"
     has "share/man/man1/$program.1"
     has "share/bash-completion/completions/$program"
@@ -39,6 +39,8 @@ version=$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig \
     pkg-config --modversion librhea-image)
 "$prefix/bin/rhea-img" --version | grep -qF "$version" ||
     fail "rhea-img --version does not name version $version"
+"$prefix/bin/rhea-trace" report --version | grep -qF "$version" ||
+    fail "rhea-trace report --version does not name version $version"
 
 # The examples, by pkg-config alone, once with each library.
 export PKG_CONFIG_PATH="$prefix/lib/pkgconfig"

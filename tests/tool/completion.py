@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""bash completes the command lines of rhea-img and rhea-io, and the man pages
-tell of all that there is to complete."""
+"""bash completes the command lines of rhea-img, rhea-io and rhea-trace, and the
+man pages tell of all that there is to complete."""
 import os
 import re
 import shutil
@@ -12,7 +12,8 @@ from drop_in import COMMANDS, options
 
 SOURCE = os.environ['RHEA_SOURCE']
 SCRIPTS = {'rhea-img': 'tools/rhea-img/rhea-img.bash',
-           'rhea-io': 'tools/rhea-io/rhea-io.bash'}
+           'rhea-io': 'tools/rhea-io/rhea-io.bash',
+           'rhea-trace': 'tools/rhea-trace/rhea-trace.bash'}
 
 
 def man_page(name):
@@ -28,6 +29,7 @@ class Completion(tool.Case):
         super().setUp()
         os.symlink(tool.RHEA, 'rhea-img')
         os.symlink(os.environ['RHEA_IO'], 'rhea-io')
+        os.symlink(os.environ['RHEA_TRACE'], 'rhea-trace')
 
     def complete(self, *words):
         """What is offered for the last of WORDS, the first being a program."""
@@ -89,6 +91,33 @@ class Completion(tool.Case):
             self.assertIn(option, found)
         self.assertIn('aio_write', self.complete('./rhea-io', '-c', 'aio'))
         self.assertEqual(self.complete('./rhea-io', '-d', 'u'), {'unmap'})
+
+    def test_rhea_trace(self):
+        for command, some in ((), {'--listen', '-s', '--way'}), \
+                (('record',), {'--at', '--collect', '--stub', '-o'}), \
+                (('report',), {'--json', '--ctf', '--frames'}):
+            told = self.good(tool.execute('./rhea-trace', *command,
+                                          '--help')).out
+            found = self.complete('./rhea-trace', *command, '-')
+            self.assertLessEqual(some, found)
+            self.assertEqual(found, options(told) & found)
+        self.assertEqual(self.complete('./rhea-trace', 're'),
+                         {'record', 'report'})
+        self.assertEqual(self.complete('./rhea-trace', '--way', 'h'),
+                         {'hardware'})
+
+    @unittest.skipUnless(shutil.which('mandoc'), 'mandoc is not installed')
+    def test_man_page_of_rhea_trace_has_all_options(self):
+        page = man_page('rhea-trace')
+        parts = page.split('\n   re')  # before, cord, port
+        for command, part in (((), parts[0]), (('record',), parts[0] + parts[1]),
+                              (('report',), parts[0] + parts[2])):
+            told = self.good(tool.execute('./rhea-trace', *command,
+                                          '--help')).out
+            listed = {o for line in told.splitlines() if line.startswith('  -')
+                      for o in options(line.split('  ')[1])}
+            self.assertGreater(len(listed), 5)
+            self.assertLessEqual(listed, options(part), command)
 
     @unittest.skipUnless(shutil.which('mandoc'), 'mandoc is not installed')
     def test_man_page_of_rhea_img_has_all_commands_and_options(self):
