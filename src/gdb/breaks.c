@@ -272,6 +272,15 @@ static bool is_wanted(const struct breakpoint *p)
     return p->by_gdb || p->traced;
 }
 
+unsigned breaks_count_hardware(const struct breaks *b)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < b->n; i++)
+        n += b->list[i].type != BREAK_SOFTWARE && is_wanted(&b->list[i]);
+    return n;
+}
+
 /* The answer for one. */
 static int sync_answer(struct breakpoint *p, struct stub *s,
                        struct rhea_error *err)

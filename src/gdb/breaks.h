@@ -67,6 +67,10 @@ struct breakpoint *breaks_find(const struct breaks *b, enum break_type type,
 struct breakpoint *breaks_at(const struct breaks *b, uint64_t address,
                              bool by_gdb);
 
+/* How many debug registers those that are wanted take, at least: watchpoints
+ * need one or more. */
+unsigned breaks_count_hardware(const struct breaks *b);
+
 /* Insert what is wanted and remove what is not. Where the stub refuses one, the
  * rest is done and the first refusal reported; REFUSED (may be NULL) is where
  * it was. */

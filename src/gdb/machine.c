@@ -25,6 +25,7 @@ int machine_init(struct machine *m, struct stub *stub,
 
     *m = (struct machine){.stub = stub, .layout = layout};
     m->rip = find_either(layout, "rip", "eip");
+    m->rsp = find_either(layout, "rsp", "esp");
     m->cs = layout_number(layout, "cs");
     m->eflags = layout_number(layout, "eflags");
     m->cr0 = layout_number(layout, "cr0");
@@ -214,6 +215,65 @@ size_t machine_read(struct machine *m, uint64_t address, void *buf, size_t len)
         n = memory_read(&m->memory, &mode, address, buf, len);
     }
     return n == len ? n : read_by_stub(m, address, buf, len);
+}
+
+/* --- interruptions ------------------------------------------------------- */
+
+struct machine_place machine_place(const struct machine *m)
+{
+    return (struct machine_place){
+        machine_value(m, m->rip), machine_value(m, m->rsp),
+        machine_value(m, m->cr3), (uint16_t)machine_value(m, m->cs)};
+}
+
+/* The kernel's part of a table of pages is the same in all of them. */
+bool machine_same_place(const struct machine_place *a,
+                        const struct machine_place *b)
+{
+    return a->pc == b->pc && a->sp == b->sp && a->cs == b->cs &&
+           (!(a->cs & 3) || a->cr3 == b->cr3);
+}
+
+/* N words of SIZE bytes from ADDRESS on, which may be over the end of a page.
+ */
+static bool read_words(struct machine *m, uint64_t address, uint64_t *words,
+                       unsigned n, unsigned size)
+{
+    uint8_t bytes[8];
+
+    for (unsigned i = 0; i < n; i++, address += size) {
+        memset(bytes, 0, sizeof(bytes));
+        if (machine_read(m, address, bytes, size) != size)
+            return false;
+        words[i] = load_le64(bytes);
+    }
+    return true;
+}
+
+/* The processor has pushed the program counter and the code segment (Intel's
+ * manual, volume 3, 6.12 and 6.14), and then, for some faults, an error code.
+ * In 64-bit mode, and where the handler has more privileges, the stack pointer
+ * is there, too. */
+bool machine_has_interrupted(struct machine *m,
+                             const struct machine_place *from)
+{
+    bool wide = machine_bits(m) == MACHINE_64;
+    uint16_t cs = (uint16_t)machine_value(m, m->cs);
+    uint64_t words[5];
+
+    if (machine_bits(m) == MACHINE_16 || m->cr0 < 0 || cs & 3)
+        return false;
+    for (unsigned skip = 0; skip <= 1; skip++) {
+        unsigned size = wide ? 8 : 4;
+        bool has_sp = wide || from->cs & 3;
+
+        if (read_words(m, machine_value(m, m->rsp) + (uint64_t)skip * size,
+                       words, has_sp ? 5 : 3, size) &&
+            words[0] == from->pc && (uint16_t)words[1] == from->cs &&
+            (!has_sp || words[3] == from->sp))
+            return true;
+    }
+    return false;
 }
 
 /* --- hits ---------------------------------------------------------------- */

@@ -21,6 +21,14 @@ enum { MACHINE_THREAD = 32 /* characters of a thread's name, with the zero */ };
 /* How the processor runs, which decides what the program counter means. */
 enum machine_bits { MACHINE_16 = 16, MACHINE_32 = 32, MACHINE_64 = 64 };
 
+/* Where a thread is, so that it is known again after an interruption: two
+ * threads have no stack in common. */
+struct machine_place {
+    uint64_t pc; /* the program counter, without the segment's base */
+    uint64_t sp, cr3;
+    uint16_t cs;
+};
+
 struct machine {
     struct stub *stub;
     const struct layout *layout; /* the stub's */
@@ -32,7 +40,7 @@ struct machine {
     uint8_t g[EXPERIMENT_MAX_G];
     uint8_t there[EXPERIMENT_MAX_REGISTERS / 8]; /* bit a register: it is */
     bool has_g;
-    int rip, eflags, cs, cr0, cr3, cr4, efer; /* numbers; -1: none */
+    int rip, rsp, eflags, cs, cr0, cr3, cr4, efer; /* numbers; -1: none */
     int general[PAST_REGISTERS];
 };
 
@@ -63,6 +71,14 @@ bool machine_is_protected_32(const struct machine *m);
 uint64_t machine_pc(const struct machine *m);
 /* The program counter that means ADDRESS. */
 uint64_t machine_pc_for(const struct machine *m, uint64_t address);
+
+struct machine_place machine_place(const struct machine *m);
+bool machine_same_place(const struct machine_place *a,
+                        const struct machine_place *b);
+/* Whether the processor stands at the beginning of a handler, of an interrupt
+ * or a fault, that has come before the instruction at FROM was done. */
+bool machine_has_interrupted(struct machine *m,
+                             const struct machine_place *from);
 
 /* Guest memory, not over the end of a page; how many bytes could be read. */
 size_t machine_read(struct machine *m, uint64_t address, void *buf, size_t len);

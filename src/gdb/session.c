@@ -49,9 +49,16 @@ static bool was_running(struct session *s)
            !strstr(text, "postmigrate") && !strstr(text, "shutdown");
 }
 
+/* Of the QEMU at the other end; 0: not known. */
+static pid_t qemu_process(const struct session *s)
+{
+    if (!s->is_qemu)
+        return 0;
+    return s->how.child ? s->how.child : memory_peer(s->stub.wire.fd);
+}
+
 static int open_stub(struct session *s, struct rhea_error *err)
 {
-    pid_t pid;
     int ret = stub_open(&s->stub, s->how.stub, s->how.timeout, err);
 
     if (ret == 0)
@@ -60,9 +67,8 @@ static int open_stub(struct session *s, struct rhea_error *err)
         ret = find_out(s, err);
     if (ret < 0)
         return ret;
-    pid = s->how.child ? s->how.child : memory_peer(s->stub.wire.fd);
     ret = machine_init(&s->machine, &s->stub, &s->description.layout,
-                       s->is_qemu ? pid : 0, err);
+                       qemu_process(s), err);
     if (ret == 0 && s->how.resume)
         s->was_running = was_running(s);
     return ret;
@@ -81,6 +87,9 @@ int session_open(struct session *s, const struct session_how *how,
     if (ret == 0)
         ret = tracer_init(&s->tracer, &s->machine, &s->description, how->file,
                           how->limit, err);
+    s->tracer.probe = (struct probe){.qemu = qemu_process(s),
+                                     .kvm = s->is_kvm,
+                                     .layout = &s->description.layout};
     if (ret == 0 && how->arch)
         ret = session_choose_view(s, err);
     if (ret == 0 && (how->way == SESSION_HARDWARE ||

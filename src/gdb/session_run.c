@@ -81,6 +81,7 @@ struct running {
     uint64_t start_pc; /* of the thread that steps */
     bool was_counted;  /* the thread of the last step, at step_pc */
     uint64_t step_pc;
+    struct machine_place step_place; /* the same */
     unsigned answers; /* of packets sent with the resume, still to come */
 };
 
@@ -284,6 +285,7 @@ static int step(struct session *s, struct running *r, const char *thread,
     pc = machine_pc(&s->machine);
     r->answers += queue_breaks_at(s, pc, false);
     r->step_pc = pc;
+    r->step_place = machine_place(&s->machine);
     r->was_counted = tracer_is_counted(&s->tracer, thread, &counted);
     tracer_departed(&s->tracer, thread);
     ret = resume(s, r, packet, err);
@@ -434,8 +436,12 @@ static int judge_trap(struct session *s, struct running *r,
     if (stepped_it && pc == r->step_pc) {
         if (r->was_counted)
             tracer_stand(&s->tracer, pc);
-    } else if (stepped_it && tracer_is_stepping(&s->tracer, stop->thread)) {
-        tracer_step(&s->tracer, pc);
+    } else if (stepped_it) {
+        if (r->was_counted &&
+            machine_has_interrupted(&s->machine, &r->step_place))
+            tracer_interrupted(&s->tracer, &r->step_place);
+        if (tracer_is_stepping(&s->tracer, stop->thread))
+            tracer_step(&s->tracer, pc);
     }
     tracer_arrive(&s->tracer, pc);
     report = at_breakpoint_of_gdb(s, pc, &of_gdb);
@@ -460,16 +466,40 @@ static int judge_trap(struct session *s, struct running *r,
     return report;
 }
 
+/* Something else has stopped the guest, perhaps before THREAD has made its
+ * step: then it stands where it was. */
+static int judge_other(struct session *s, const struct running *r,
+                       const char *thread, struct rhea_error *err)
+{
+    uint64_t pc;
+    int ret;
+
+    if (!thread[0] || !r->was_counted)
+        return 1;
+    ret = machine_select(&s->machine, thread, err);
+    if (ret == 0)
+        ret = machine_fetch(&s->machine, err);
+    if (ret < 0)
+        return ret;
+    pc = machine_pc(&s->machine);
+    if (pc == r->step_pc)
+        tracer_stand(&s->tracer, pc);
+    return 1;
+}
+
 static int judge(struct session *s, struct running *r, const char *stepped,
                  struct rhea_error *err)
 {
     struct stop stop = parse_stop(s);
-    int ret = 1;
+    int ret;
 
     if (stop.ended)
         return 1;
     if (stop.signal == SIGNAL_TRAP && !stop.special)
         ret = judge_trap(s, r, &stop, stepped, err);
+    else
+        ret =
+            judge_other(s, r, stepped[0] ? stepped : r->request.stepping, err);
     if (ret == 1 && stop.thread[0]) {
         /* The stub's idea of the thread that gdb looks at is the one that
          * stopped. */

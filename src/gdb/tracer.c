@@ -119,6 +119,7 @@ int tracer_start(struct tracer *t, struct rhea_error *err)
     }
     t->active = true;
     t->n_counted = 0;
+    memset(t->returning, 0, sizeof(t->returning));
     return 0;
 }
 
@@ -240,6 +241,28 @@ static void note_stepping(struct tracer *t, const struct tracepoint *p)
     t->n_stepping++;
 }
 
+void tracer_interrupted(struct tracer *t, const struct machine_place *from)
+{
+    t->returning[t->next_returning++ % TRACER_MAX_RETURNING] =
+        (struct returning){*from, true};
+}
+
+/* It is back from a handler. */
+static bool has_returned(struct tracer *t)
+{
+    struct machine_place at = machine_place(t->machine);
+
+    for (unsigned i = 0; i < TRACER_MAX_RETURNING; i++) {
+        struct returning *r = &t->returning[i];
+
+        if (r->valid && machine_same_place(&r->place, &at)) {
+            r->valid = false;
+            return true;
+        }
+    }
+    return false;
+}
+
 void tracer_arrive(struct tracer *t, uint64_t pc)
 {
     struct hit_machine m = machine_for_hit(t->machine, pc);
@@ -249,6 +272,10 @@ void tracer_arrive(struct tracer *t, uint64_t pc)
     if (!t->active ||
         (tracer_is_counted(t, t->machine->thread, &counted) && counted == pc))
         return;
+    if (has_returned(t)) {
+        tracer_stand(t, pc);
+        return;
+    }
     for (size_t i = 0; i < t->experiment->n_points; i++) {
         const struct tracepoint *p = t->experiment->points[i];
 
@@ -310,20 +337,38 @@ const struct way way_stub = {
     .counts_stops = true,
 };
 
+/* The processor's debug registers, which watchpoints use as well. */
+enum { HARDWARE_BREAKS = 4 };
+
 static int hardware_insert(struct tracer *t, const struct tracepoint *p,
                            struct rhea_error *err)
 {
-    return breaks_trace(&t->breaks, BREAK_HARDWARE, p->address, err);
+    struct rhea_error why = {0};
+
+    if (breaks_find(&t->breaks, BREAK_HARDWARE, p->address) ||
+        breaks_count_hardware(&t->breaks) < HARDWARE_BREAKS)
+        return breaks_trace(&t->breaks, BREAK_HARDWARE, p->address, err);
+    if (probe_software(&t->probe, &why) < 0)
+        return rhea_error_set(err, ENOSPC,
+                              "the processor has %d hardware breakpoints, "
+                              "which are all in use; and breakpoints in memory "
+                              "do not work here: %s",
+                              HARDWARE_BREAKS, why.text);
+    return breaks_trace(&t->breaks, BREAK_SOFTWARE, p->address, err);
 }
 
 static void hardware_remove(struct tracer *t, const struct tracepoint *p)
 {
-    breaks_untrace(&t->breaks, BREAK_HARDWARE, p->address);
+    const struct breakpoint *b =
+        breaks_find(&t->breaks, BREAK_HARDWARE, p->address);
+
+    breaks_untrace(&t->breaks, b && b->traced ? BREAK_HARDWARE : BREAK_SOFTWARE,
+                   p->address);
 }
 
 const struct way way_hardware = {
     .name = "hardware",
-    .text = "hardware breakpoints, under KVM",
+    .text = "hardware breakpoints, past the fourth in memory, under KVM",
     .insert = hardware_insert,
     .remove = hardware_remove,
     .counts_stops = true,

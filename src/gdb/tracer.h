@@ -14,6 +14,7 @@
 #include "gdb/breaks.h"
 #include "gdb/hit.h"
 #include "gdb/machine.h"
+#include "gdb/probe.h"
 
 struct tracer;
 
@@ -39,6 +40,14 @@ struct counted {
     uint64_t pc;
 };
 
+/* A thread whose step over a tracepoint's instruction was taken up by an
+ * interrupt's or a fault's handler: the instruction is still to come, and when
+ * it comes it was counted already. */
+struct returning {
+    struct machine_place place;
+    bool valid;
+};
+
 /* A thread that is being stepped for a tracepoint. */
 struct stepping {
     char thread[MACHINE_THREAD];
@@ -46,7 +55,7 @@ struct stepping {
     uint64_t left;
 };
 
-enum { TRACER_MAX_THREADS = 1024 };
+enum { TRACER_MAX_THREADS = 1024, TRACER_MAX_RETURNING = 256 };
 
 struct tracer {
     struct experiment *experiment;
@@ -55,12 +64,16 @@ struct tracer {
     struct breaks breaks;
     struct machine *machine;
     const struct way *way;
-    bool active;                                 /* tracepoints are inserted */
+    struct probe probe; /* of breakpoints in memory, for way_hardware */
+    bool active;        /* tracepoints are inserted */
     uint8_t inserted[EXPERIMENT_MAX_POINTS / 8]; /* bit a slot */
     struct counted counted[TRACER_MAX_THREADS];
     size_t n_counted;
     struct stepping stepping[TRACER_MAX_THREADS];
     size_t n_stepping;
+    struct returning
+        returning[TRACER_MAX_RETURNING]; /* the oldest makes room */
+    unsigned next_returning;
 };
 
 /* PATH: where the file of frames is made, of LIMIT bytes of frames. */
@@ -96,6 +109,9 @@ void tracer_settle(struct tracer *t);
 void tracer_arrive(struct tracer *t, uint64_t pc);
 /* It stands at PC, over a breakpoint that nobody else will take it past. */
 void tracer_stand(struct tracer *t, uint64_t pc);
+/* It stood at FROM, where it was counted, and a handler has interrupted it
+ * there. */
+void tracer_interrupted(struct tracer *t, const struct machine_place *from);
 /* Whether it is being stepped; then it has made a step, to PC. */
 bool tracer_is_stepping(const struct tracer *t, const char *thread);
 void tracer_step(struct tracer *t, uint64_t pc);

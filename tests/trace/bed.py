@@ -147,8 +147,12 @@ class Guest:
 
     def __init__(self, bits=64, qemu="qemu-system-x86_64", options=(),
                  own=(), image=None, elf=None, connect=True, remote="remote",
-                 stopped=True, kernel="-kernel"):
-        self.elf, self.image = (elf, image) if image else build(bits)
+                 stopped=True, kernel="-kernel", source="guest.c",
+                 hardware=False):
+        """HARDWARE: gdb uses the processor's breakpoints."""
+        self.elf, self.image = ((elf, image) if image
+                                else build(bits, source))
+        self.tbreak = "thbreak " if hardware else "tbreak "
         self.socket = scratch("gdb-%d" % time.monotonic_ns())
         self.file = self.socket + ".frames"
         self.log = open(self.socket + ".log", "w+b")
@@ -185,14 +189,14 @@ class Guest:
         if self.fresh:
             # Until then the firmware runs, and memory is not the guest's yet.
             self.fresh = False
-            ex("tbreak main")
+            ex(self.tbreak + "main")
             equal(go()[0], "main", "where it stopped")
 
     def run_turns(self, n):
         """Run until `turns` is N more; the new value."""
         last = num("turns") + n
         ex("set var last=%d" % last)
-        ex("tbreak finished")
+        ex(self.tbreak + "finished")
         equal(go()[0], "finished", "where it stopped")
         ex("set var last=0")
         equal(num("turns"), last, "turns")

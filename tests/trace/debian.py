@@ -56,9 +56,8 @@ def build():
 class Debian(bed.Guest):
     """The guest, which stands in `ready`."""
 
-    def __init__(self, options=(), hardware=False, **how):
+    def __init__(self, options=(), **how):
         elf, initrd = build()
-        self.stop = "thbreak" if hardware else "tbreak"
         super().__init__(
             image=kernel(), elf=elf,
             options=["-initrd", initrd, "-m", "256", "-append",
@@ -71,7 +70,7 @@ class Debian(bed.Guest):
                 entries[i]["address"])
 
     def until_ready(self):
-        ex(self.stop + " ready")
+        ex(self.tbreak + "ready")
         equal(go()[0], "ready", "where it stopped")
 
     def work(self, work, count):

@@ -7,23 +7,22 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import gdb  # noqa: E402 pylint: disable=import-error
-from bed import (Guest, contains, equal, ex, fails, go, main,  # noqa: E402
+from bed import (Guest, contains, equal, ex, go, main, require,  # noqa: E402
                  match, num, tap, trace)
 
 
-def kvm_guest():
+def kvm_guest(source="guest.c"):
     """Breakpoints in memory need not work under every KVM, so gdb uses the
     processor's here, too."""
     if not os.access("/dev/kvm", os.W_OK):
         raise tap.Skip("no KVM here")
-    g = Guest(options=["-enable-kvm"], connect=False)
+    g = Guest(options=["-enable-kvm"], connect=False, source=source,
+              hardware=True)
     ex("file " + g.elf)
     try:
-        ex("target remote " + g.socket)
+        g.connect()
     except gdb.error as e:
         raise tap.Skip("KVM does not start a guest here: %s" % e) from e
-    ex("thbreak main")
-    equal(go()[0], "main")
     return g
 
 
@@ -34,9 +33,7 @@ def hardware_breakpoints_trace_under_kvm():
         trace("bare", "collect $rip")
         trace("look", "collect *p")
         ex("tstart")
-        ex("set var last=30")
-        ex("thbreak finished")
-        equal(go()[0], "finished")
+        g.run_turns(30)
         ex("tstop")
         contains(ex("tstatus"), "Collected 120 trace frames")
         for i in range(30):
@@ -47,17 +44,63 @@ def hardware_breakpoints_trace_under_kvm():
             ex("tfind %d" % (4 * i + 3))
             equal(num("$rip"), num("&bare_start"))
         ex("tfind none")
-        # The processor has four. A fifth is refused, and none is left in.
+
+
+def past_the_fourth_they_are_in_memory_or_refused():
+    """The processor has four. Whether others work is the KVM's affair."""
+    with kvm_guest() as g:
+        for i in range(6):
+            trace("*add+%d" % [0, 1, 4, 8, 12, 16][i])
+        try:
+            ex("tstart")
+        except gdb.error as e:
+            contains(str(e), "which are all in use; and breakpoints in memory")
+            contains(ex("tstatus"), "No trace has been run")
+            # None is left in.
+            ex("delete")
+            g.run_turns(3)
+            return
         ex("delete")
-        for i in range(5):
-            trace("*add+%d" % [0, 1, 4, 8, 12][i])
-        contains(fails("tstart"), "another hardware breakpoint")
-        contains(ex("tstatus"), "No trace has been run")
-        ex("delete")
-        ex("set var last=turns+3")
-        ex("thbreak turn")
-        equal(go()[0], "turn")
-        del g
+        g.tbreak = "tbreak "
+        g.run_turns(5)
+        contains(ex("tstatus"), "Collected 60 trace frames")
+
+
+def in_memory_past_the_fourth():
+    """With TCG, where they always work."""
+    with Guest(own=["--way", "hardware"]) as g:
+        for i in range(6):
+            trace("*add+%d" % [0, 1, 4, 8, 12, 16][i])
+        ex("tstart")
+        g.run_turns(5)
+        ex("tstop")
+        contains(ex("tstatus"), "Collected 60 trace frames")
+
+
+def count_in_spite_of_handlers(g, n):
+    ex("set var turns = 0")
+    for place in "counts", "divides", "reads":
+        trace("*&" + place, "collect turns, ticks")
+    ex("tstart")
+    g.run_turns(n)
+    ex("tstop")
+    contains(ex("tstatus"), "Collected %d trace frames" % (3 * n))
+    for i in range(3 * n):
+        ex("tfind %d" % i)
+        equal(num("turns"), 1 + i // 3)
+        equal(num("$rip"), num("&" + ("counts", "divides", "reads")[i % 3]))
+    ex("tfind none")
+    require(num("ticks") > 0, "no tick")
+
+
+def a_hit_that_a_handler_interrupts_counts_once():
+    with Guest(source="ticks.c", own=["--way", "stub"]) as g:
+        count_in_spite_of_handlers(g, 100)
+
+
+def the_same_under_kvm_where_steps_meet_interrupts():
+    with kvm_guest("ticks.c") as g:
+        count_in_spite_of_handlers(g, 100)
 
 
 def tracing_goes_on_without_gdb():
@@ -116,6 +159,10 @@ def extended_remote_works_as_well():
 
 main([
     hardware_breakpoints_trace_under_kvm,
+    past_the_fourth_they_are_in_memory_or_refused,
+    in_memory_past_the_fourth,
+    a_hit_that_a_handler_interrupts_counts_once,
+    the_same_under_kvm_where_steps_meet_interrupts,
     tracing_goes_on_without_gdb,
     gdb_that_is_killed_leaves_a_guest_that_runs,
     extended_remote_works_as_well,
