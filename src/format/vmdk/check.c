@@ -270,9 +270,7 @@ static uint64_t check_count_free(const struct vmdk_checker *c, uint64_t end)
     return n;
 }
 
-/* What nobody refers to, in grains; cut off where it ends the file. */
-static int check_leaks(struct vmdk_checker *c, unsigned fix,
-                       struct rhea_error *err)
+int check_leaks(struct vmdk_checker *c, unsigned fix, struct rhea_error *err)
 {
     struct vmdk_extent *x = c->x;
     /* ESX makes room before it is needed. */
@@ -333,7 +331,7 @@ static int check_init(struct vmdk_checker *c, struct rhea_error *err)
     return ret;
 }
 
-static int check_pass(struct vmdk_checker *c, struct rhea_error *err)
+int check_pass(struct vmdk_checker *c, struct rhea_error *err)
 {
     int ret = check_init(c, err);
     if (!ret)
@@ -347,7 +345,7 @@ static int check_pass(struct vmdk_checker *c, struct rhea_error *err)
     return ret;
 }
 
-static void check_finish(struct vmdk_checker *c)
+void check_finish(struct vmdk_checker *c)
 {
     free(c->tables[0]);
     free(c->tables[1]);

@@ -31,5 +31,12 @@ void check_use(struct vmdk_checker *c, uint64_t offset, uint64_t len);
 /* Grain tables INDEX, at AT; 0: that copy is not there. The first is. */
 int check_table(struct vmdk_checker *c, uint64_t index, const uint64_t at[2],
                 struct rhea_error *err);
+/* All of an extent; C has x, out and fix. Until check_finish, USED says what is
+ * in use. With the lock. */
+int check_pass(struct vmdk_checker *c, struct rhea_error *err);
+void check_finish(struct vmdk_checker *c);
+/* What nobody refers to, in grains; cut off where it ends the file, and FIX
+ * says so. */
+int check_leaks(struct vmdk_checker *c, unsigned fix, struct rhea_error *err);
 
 #endif

@@ -53,14 +53,22 @@ const struct rhea_option_help vmdk_create_options[] = {
 
 /* --- Options --- */
 
+const struct new_type *new_find_type(const char *name)
+{
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(new_types); i++)
+        if (strcmp(name, new_types[i].name) == 0)
+            return &new_types[i];
+    return NULL;
+}
+
 static int option_subformat(const struct rhea_option *o, struct new_image *n,
                             struct rhea_error *err)
 {
-    for (size_t i = 0; i < RHEA_ARRAY_SIZE(new_types); i++)
-        if (strcmp(o->value, new_types[i].name) == 0) {
-            n->type = &new_types[i];
-            return 0;
-        }
+    const struct new_type *type = new_find_type(o->value);
+    if (type) {
+        n->type = type;
+        return 0;
+    }
     return rhea_error_set(err, EINVAL,
                           "subformat is monolithicSparse, monolithicFlat, "
                           "twoGbMaxExtentSparse, twoGbMaxExtentFlat, "

@@ -24,6 +24,9 @@ struct new_type {
     bool compressed;
 };
 
+/* By that name; NULL: there is none. */
+const struct new_type *new_find_type(const char *name);
+
 /* What is asked for. */
 struct new_image {
     const struct new_type *type;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <iconv.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -241,15 +242,20 @@ static int extent_parse(struct line l, struct descriptor_extent *x,
                : ret;
 }
 
+static bool line_is_extent(struct line l, enum descriptor_access *access)
+{
+    struct line rest = l;
+    return extent_access(line_word(&rest), access) &&
+           !memchr(l.text, '=', RHEA_MIN(l.len, (size_t)12));
+}
+
 static int parse_extents(struct descriptor *d, struct rhea_error *err)
 {
     enum descriptor_access access;
-    struct line l, rest;
+    struct line l;
     size_t at = 0;
     while (line_next(d->text, d->length, &at, &l)) {
-        rest = l;
-        if (!extent_access(line_word(&rest), &access) ||
-            memchr(l.text, '=', RHEA_MIN(l.len, (size_t)12)))
+        if (!line_is_extent(l, &access))
             continue;
         if (d->n_extents == VMDK_EXTENTS_MAX)
             return rhea_error_set(err, EINVAL,
@@ -313,6 +319,49 @@ int descriptor_parse(struct descriptor *d, struct rhea_error *err)
         d->parent = NULL;
     }
     return 0;
+}
+
+/* The line of the last extent, which begins at FROM and ends before TO, with
+ * its line end if it has one. */
+static void resize_line(FILE *out, const struct descriptor *d, struct line l,
+                        size_t from, size_t to, uint64_t sectors,
+                        const char *more)
+{
+    struct line rest = l;
+    (void)line_word(&rest);
+    struct line number = line_word(&rest);
+    size_t at = (size_t)(number.text - d->text);
+    fwrite(d->text + from, 1, at - from, out);
+    fprintf(out, "%" PRIu64, sectors);
+    at += number.len;
+    fwrite(d->text + at, 1, to - at, out);
+    if (*more && d->text[to - 1] != '\n')
+        fputc('\n', out);
+    fputs(more, out);
+}
+
+char *descriptor_resize(const struct descriptor *d, size_t last,
+                        uint64_t sectors, const char *more)
+{
+    char *text = NULL;
+    size_t len, at = 0, from = 0, index = 0;
+    enum descriptor_access access;
+    struct line l;
+    FILE *out = open_memstream(&text, &len);
+    if (!out)
+        return NULL;
+    for (; line_next(d->text, d->length, &at, &l); from = at) {
+        bool extent = line_is_extent(l, &access);
+        if (extent && index == last)
+            resize_line(out, d, l, from, at, sectors, more);
+        else if (!extent || index < last)
+            fwrite(d->text + from, 1, at - from, out);
+        index += extent;
+    }
+    if (fclose(out) == 0)
+        return text;
+    free(text);
+    return NULL;
 }
 
 int descriptor_read(struct descriptor *d, struct rhea_storage *file,

@@ -58,5 +58,9 @@ char *descriptor_get(const struct descriptor *d, const char *name);
 /* Where the value of NAME stands, without quotes; false: no such line. */
 bool descriptor_find(const struct descriptor *d, const char *name,
                      size_t *offset, size_t *len);
+/* The text with extent number LAST (from 0) of SECTORS, what extents follow it
+ * dropped, and lines MORE, each with its end, behind it; malloc'd. */
+char *descriptor_resize(const struct descriptor *d, size_t last,
+                        uint64_t sectors, const char *more);
 
 #endif

@@ -244,6 +244,13 @@ static int hosted_read(struct rhea_storage *file, uint64_t file_size,
 
 /* --- COWD --- */
 
+/* A directory that has become larger is behind some of it. */
+uint64_t vmdk_cowd_overhead(uint64_t directory, uint64_t n)
+{
+    return directory == COWD_HEADER_BYTES ? directory + n * sizeof(uint32_t)
+                                          : COWD_HEADER_BYTES;
+}
+
 static int cowd_read(struct rhea_storage *file, uint64_t file_size,
                      struct vmdk_header *h, struct rhea_error *err)
 {
@@ -277,7 +284,7 @@ static int cowd_read(struct rhea_storage *file, uint64_t file_size,
     if (!vmdk_header_directory_fits(h, h->directory, file_size))
         return vmdk_header_bad(err, "the grain directory's sector",
                                h->directory / VMDK_SECTOR);
-    h->overhead = h->directory + (uint64_t)n * h->entry_size;
+    h->overhead = vmdk_cowd_overhead(h->directory, n);
     return 0;
 }
 

@@ -80,9 +80,8 @@ int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
     return map_damaged(x, index * x->h.table_entries, *table, err);
 }
 
-/* The table that is read: the first copy or, where that is none, the other. */
-static int map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
-                     struct rhea_error *err)
+int vmdk_map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
+                   struct rhea_error *err)
 {
     uint64_t copy = 0;
     bool good = false, good_copy = false;
@@ -146,7 +145,7 @@ static int span_get(struct vmdk_extent *x, uint64_t grain, uint64_t want,
         span->entries += at * x->h.entry_size;
         return 0;
     }
-    int ret = map_table(x, index, &span->table, err);
+    int ret = vmdk_map_table(x, index, &span->table, err);
     if (ret)
         return ret;
     uint64_t where = span->table + at * x->h.entry_size;

@@ -153,8 +153,7 @@ static int open_type(const struct descriptor_extent *line,
                           line->type);
 }
 
-/* What LINE describes; FILE: the image's own, where that is it. */
-static int open_line(struct vmdk *v, const struct descriptor_extent *line,
+int vmdk_extent_open(struct vmdk *v, const struct descriptor_extent *line,
                      struct rhea_storage *file, struct vmdk_extent *x,
                      struct rhea_error *err)
 {
@@ -200,7 +199,7 @@ static int open_lines(struct vmdk *v, struct rhea_storage *first,
         struct vmdk_extent *x = &v->extents[i];
         x->image = v;
         x->start = v->base.size;
-        int ret = open_line(v, &d->extents[i], i ? NULL : first, x, err);
+        int ret = vmdk_extent_open(v, &d->extents[i], i ? NULL : first, x, err);
         if (ret)
             return ret;
         if (!add_u64(v->base.size, x->size, &v->base.size) ||
@@ -376,31 +375,30 @@ static int open_image(struct vmdk *v, struct rhea_error *err)
     return 0;
 }
 
-/* Now that it is known whether there is a parent. */
-static void open_finish_extents(struct vmdk *v)
+void vmdk_extent_ready(struct vmdk_extent *x)
 {
-    for (size_t i = 0; i < v->n_extents; i++) {
-        struct vmdk_extent *x = &v->extents[i];
-        if (x->se)
-            x->blocks.file_end = sesparse_file_end(x);
-        else if (x->has_blocks)
-            x->blocks.file_end =
-                div_up(x->file_size, x->h.grain_size) * x->h.grain_size;
-        x->blocks.child = v->parent;
-        x->blocks.writable = x->writable;
-    }
+    if (x->se)
+        x->blocks.file_end = sesparse_file_end(x);
+    else if (x->has_blocks)
+        x->blocks.file_end =
+            div_up(x->file_size, x->h.grain_size) * x->h.grain_size;
+    x->blocks.child = x->image->parent;
+    x->blocks.writable = x->writable;
+}
+
+void vmdk_extent_finish(struct vmdk_extent *x)
+{
+    table_finish(&x->table);
+    sesparse_finish(x);
+    vmdk_stream_free(x);
+    if (x->has_blocks)
+        blocks_finish(&x->blocks);
 }
 
 static void open_free(struct vmdk *v)
 {
-    for (size_t i = 0; i < v->n_extents; i++) {
-        struct vmdk_extent *x = &v->extents[i];
-        table_finish(&x->table);
-        sesparse_finish(x);
-        vmdk_stream_free(x);
-        if (x->has_blocks)
-            blocks_finish(&x->blocks);
-    }
+    for (size_t i = 0; i < v->n_extents; i++)
+        vmdk_extent_finish(&v->extents[i]);
     vmdk_packed_finish(v);
     pack_finish(v);
     descriptor_finish(&v->descriptor);
@@ -429,7 +427,8 @@ int vmdk_open(struct rhea_format **out, const struct rhea_format_open *how,
         open_free(v);
         return ret;
     }
-    open_finish_extents(v);
+    for (size_t i = 0; i < v->n_extents; i++)
+        vmdk_extent_ready(&v->extents[i]);
     *out = &v->base;
     return 0;
 }

@@ -88,8 +88,8 @@ int vmdk_sparse_set_directory(struct vmdk_extent *x, bool redundant,
     return ret;
 }
 
-static int sparse_limit(const struct vmdk_extent *x, uint64_t end,
-                        struct rhea_error *err)
+int vmdk_sparse_limit(const struct vmdk_extent *x, uint64_t end,
+                      struct rhea_error *err)
 {
     if (end / VMDK_SECTOR <= UINT32_MAX)
         return 0;
@@ -105,7 +105,7 @@ static int sparse_extend(struct vmdk_extent *x, uint64_t bytes, uint64_t *host,
 {
     uint64_t size = x->h.grain_size;
     bytes = div_up(bytes, size) * size;
-    int ret = sparse_limit(x, x->blocks.file_end + bytes, err);
+    int ret = vmdk_sparse_limit(x, x->blocks.file_end + bytes, err);
     if (!ret)
         ret = blocks_extend(&x->blocks, bytes, host, err);
     x->file_size = RHEA_MAX(x->file_size, x->blocks.file_end);
@@ -178,8 +178,8 @@ static int sparse_set_entries(struct vmdk_extent *x, uint64_t at,
 }
 
 /* The same of grains from BLOCK on, which are in one table, in both copies. */
-static int sparse_set(struct vmdk_extent *x, uint64_t block, uint64_t count,
-                      uint32_t entry, uint32_t step, struct rhea_error *err)
+int vmdk_sparse_set(struct vmdk_extent *x, uint64_t block, uint64_t count,
+                    uint32_t entry, uint32_t step, struct rhea_error *err)
 {
     uint64_t tables[2];
     uint64_t at = block % x->h.table_entries * sizeof(uint32_t);
@@ -197,8 +197,8 @@ static int sparse_link(struct blocks *b, const struct blocks_piece *piece,
 {
     struct vmdk_extent *x = vmdk_extent_of(b);
     uint32_t step = (uint32_t)(x->h.grain_size / VMDK_SECTOR);
-    return sparse_set(x, piece->block, piece->count,
-                      (uint32_t)(piece->host / VMDK_SECTOR), step, err);
+    return vmdk_sparse_set(x, piece->block, piece->count,
+                           (uint32_t)(piece->host / VMDK_SECTOR), step, err);
 }
 
 static int sparse_zero(struct blocks *b, uint64_t block, uint64_t *count,
@@ -207,7 +207,7 @@ static int sparse_zero(struct blocks *b, uint64_t block, uint64_t *count,
     struct vmdk_extent *x = vmdk_extent_of(b);
     *count = sparse_in_table(x, block, *count);
     int ret = sparse_need_table(x, block / x->h.table_entries, err);
-    return ret ? ret : sparse_set(x, block, *count, VMDK_GTE_ZERO, 0, err);
+    return ret ? ret : vmdk_sparse_set(x, block, *count, VMDK_GTE_ZERO, 0, err);
 }
 
 static int sparse_write_back(struct blocks *b, struct rhea_error *err)

@@ -41,6 +41,9 @@ bool vmdk_table_fits(const struct vmdk_extent *x, uint64_t table);
 /* Grain table INDEX, 0: there is none, of the one directory or its copy. */
 int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
                     uint64_t *table, struct rhea_error *err);
+/* The one that is read: the first copy or, where that is none, the other. */
+int vmdk_map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
+                   struct rhea_error *err);
 
 /* The second notes zeroes in tables. */
 extern const struct blocks_ops vmdk_sparse_ops, vmdk_zeroed_ops;
@@ -48,6 +51,13 @@ extern const struct blocks_ops vmdk_sparse_ops, vmdk_zeroed_ops;
 int vmdk_sparse_set_directory(struct vmdk_extent *x, bool redundant,
                               uint64_t index, uint64_t table,
                               struct rhea_error *err);
+/* COUNT entries of grains from BLOCK on, which are in one table, become ENTRY
+ * and from there on by STEP more, in both copies, in the cache. */
+int vmdk_sparse_set(struct vmdk_extent *x, uint64_t block, uint64_t count,
+                    uint32_t entry, uint32_t step, struct rhea_error *err);
+/* Whether entries can tell of what is before offset END of the file. */
+int vmdk_sparse_limit(const struct vmdk_extent *x, uint64_t end,
+                      struct rhea_error *err);
 /* Let the header say that the extent was not closed, or that it was. */
 int vmdk_sparse_mark(struct vmdk_extent *x, bool unclean,
                      struct rhea_error *err);

@@ -70,6 +70,7 @@ const struct rhea_format_ops rhea_format_vmdk = {
     .check = vmdk_check,
     .create = vmdk_create,
     .measure = vmdk_measure,
+    .resize = vmdk_resize,
     .amend_options = vmdk_amend_options,
     .amend = vmdk_amend,
     .set_backing = vmdk_set_backing,

@@ -91,6 +91,7 @@ struct vmdk_extent {
                                   file */
     uint64_t start, size;      /* guest bytes */
     bool writable;
+    char *made_as; /* the name of a file that was made just now; see resize.h */
 
     uint64_t flat_offset;      /* FLAT: where it begins in the file, */
     uint64_t run_from, run_to; /* and the run that was looked up last */
@@ -157,10 +158,22 @@ bool vmdk_header_kind(const uint8_t *head, size_t len, enum vmdk_kind *kind);
 int vmdk_header_read(struct rhea_storage *file, bool check,
                      struct vmdk_header *h, struct rhea_error *err);
 
+/* Where guest data may be in a COWD extent with N tables. */
+uint64_t vmdk_cowd_overhead(uint64_t directory, uint64_t n);
+
 /* --- open.c --- */
 int vmdk_open(struct rhea_format **out, const struct rhea_format_open *how,
               struct rhea_error *err);
 int vmdk_close(struct rhea_format *f, struct rhea_error *err);
+/* What LINE describes; FILE: what it is in, NULL: open it. X has IMAGE and
+ * START. */
+int vmdk_extent_open(struct vmdk *v, const struct descriptor_extent *line,
+                     struct rhea_storage *file, struct vmdk_extent *x,
+                     struct rhea_error *err);
+/* Once it is known whether there is a parent. */
+void vmdk_extent_ready(struct vmdk_extent *x);
+/* Release all but the file. */
+void vmdk_extent_finish(struct vmdk_extent *x);
 
 /* --- map.c --- */
 int vmdk_map(struct rhea_format *f, uint64_t offset, uint64_t len,
@@ -191,6 +204,10 @@ int vmdk_set_backing(struct rhea_format *f, const char *file,
                      const char *format, struct rhea_format *parent,
                      struct rhea_error *err);
 int vmdk_make_empty(struct rhea_format *f, struct rhea_error *err);
+
+/* --- resize.c --- */
+int vmdk_resize(struct rhea_format *f, const struct rhea_resize *how,
+                struct rhea_error *err);
 
 /* --- amend.c --- */
 extern const struct rhea_option_help vmdk_amend_options[];
