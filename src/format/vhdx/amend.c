@@ -32,9 +32,9 @@ static int amend_sector(const struct rhea_option *o, uint32_t *sector,
     uint64_t size;
     int ret = option_size(o, &size, err);
     if (!ret && size != 512 && size != 4096)
-        ret = rhea_error_set(err, EINVAL,
-                             "physical_sector_size is 512 or 4096, not '%.100s'",
-                             o->value);
+        ret = rhea_error_set(
+            err, EINVAL, "physical_sector_size is 512 or 4096, not '%.100s'",
+            o->value);
     *sector = ret ? 0 : (uint32_t)size;
     return ret;
 }
@@ -69,9 +69,8 @@ static int amend_write(struct vhdx *v, const struct vhdx_metadata *m,
         ret = vhdx_edit_bytes(&edit, m->items[VHDX_ITEM_DISK_ID].offset,
                               m->disk_id, UUID_BYTES, err);
     if (!ret)
-        ret =
-            vhdx_edit_bytes(&edit, m->items[VHDX_ITEM_PHYSICAL_SECTOR].offset,
-                            sector, sizeof(sector), err);
+        ret = vhdx_edit_bytes(&edit, m->items[VHDX_ITEM_PHYSICAL_SECTOR].offset,
+                              sector, sizeof(sector), err);
     if (!ret)
         ret = vhdx_edit_write(&edit, true, err);
     vhdx_edit_finish(&edit);

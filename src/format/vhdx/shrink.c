@@ -48,9 +48,9 @@ static int shrink_put_size(const struct shrink *s, struct rhea_error *err)
     struct vhdx_edit edit = {.v = s->v};
     uint8_t size[8];
     store_le64(size, s->size);
-    int ret = vhdx_edit_bytes(&edit,
-                              s->v->metadata.items[VHDX_ITEM_SIZE].offset, size,
-                              sizeof(size), err);
+    int ret =
+        vhdx_edit_bytes(&edit, s->v->metadata.items[VHDX_ITEM_SIZE].offset,
+                        size, sizeof(size), err);
     if (!ret)
         ret = vhdx_edit_write(&edit, true, err);
     vhdx_edit_finish(&edit);
@@ -98,8 +98,8 @@ static int shrink_tail(const struct shrink *s, uint64_t old,
         struct rhea_extent x = {0};
         int ret = vhdx_map(&v->blocks, at, end - at, &x, err);
         if (!ret && x.kind == RHEA_EXTENT_DATA)
-            ret = rhea_storage_zero(v->base.storage, x.host, x.length, true,
-                                    err);
+            ret =
+                rhea_storage_zero(v->base.storage, x.host, x.length, true, err);
         if (ret)
             return ret;
         at += x.length;

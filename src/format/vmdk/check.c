@@ -270,7 +270,8 @@ static uint64_t check_count_free(const struct vmdk_checker *c, uint64_t end)
     return n;
 }
 
-int check_leaks(struct vmdk_checker *c, unsigned fix, struct rhea_error *err)
+int vmdk_check_leaks(struct vmdk_checker *c, unsigned fix,
+                     struct rhea_error *err)
 {
     struct vmdk_extent *x = c->x;
     /* ESX makes room before it is needed. */
@@ -331,7 +332,7 @@ static int check_init(struct vmdk_checker *c, struct rhea_error *err)
     return ret;
 }
 
-int check_pass(struct vmdk_checker *c, struct rhea_error *err)
+int vmdk_check_pass(struct vmdk_checker *c, struct rhea_error *err)
 {
     int ret = check_init(c, err);
     if (!ret)
@@ -345,7 +346,7 @@ int check_pass(struct vmdk_checker *c, struct rhea_error *err)
     return ret;
 }
 
-void check_finish(struct vmdk_checker *c)
+void vmdk_check_finish(struct vmdk_checker *c)
 {
     free(c->tables[0]);
     free(c->tables[1]);
@@ -361,13 +362,13 @@ static int check_again(struct vmdk_checker *c, struct rhea_error *err)
     struct rhea_check *out = c->out;
     const struct rhea_check told = *out;
     struct vmdk_extent *x = c->x;
-    check_finish(c);
+    vmdk_check_finish(c);
     *out = (struct rhea_check){
         .corruptions_fixed = told.corruptions_fixed,
         .progress = told.progress,
     };
     *c = (struct vmdk_checker){.x = x, .out = out};
-    int ret = check_pass(c, err);
+    int ret = vmdk_check_pass(c, err);
     out->finding = told.finding;
     out->opaque = told.opaque;
     return ret;
@@ -387,15 +388,15 @@ static int check_sparse(struct vmdk_extent *x, unsigned fix,
     int ret = fix ? blocks_change_begin(&x->blocks, err) : 0;
     if (ret)
         return ret;
-    ret = check_pass(&c, err);
+    ret = vmdk_check_pass(&c, err);
     if (!ret && found.corruptions_fixed)
         ret = check_again(&c, err);
     if (!ret && !found.errors)
-        ret = check_leaks(&c, fix, err);
+        ret = vmdk_check_leaks(&c, fix, err);
     check_add(check, &found);
     check->total_clusters += div_up(x->size, x->h.grain_size);
     check->image_end = RHEA_MAX(check->image_end, c.end);
-    check_finish(&c);
+    vmdk_check_finish(&c);
     if (!fix)
         return ret;
     ret = blocks_change_end(&x->blocks, ret, err);

@@ -33,10 +33,11 @@ int check_table(struct vmdk_checker *c, uint64_t index, const uint64_t at[2],
                 struct rhea_error *err);
 /* All of an extent; C has x, out and fix. Until check_finish, USED says what is
  * in use. With the lock. */
-int check_pass(struct vmdk_checker *c, struct rhea_error *err);
-void check_finish(struct vmdk_checker *c);
+int vmdk_check_pass(struct vmdk_checker *c, struct rhea_error *err);
+void vmdk_check_finish(struct vmdk_checker *c);
 /* What nobody refers to, in grains; cut off where it ends the file, and FIX
  * says so. */
-int check_leaks(struct vmdk_checker *c, unsigned fix, struct rhea_error *err);
+int vmdk_check_leaks(struct vmdk_checker *c, unsigned fix,
+                     struct rhea_error *err);
 
 #endif

@@ -89,7 +89,7 @@ int vmdk_compact(struct vmdk_extent *x, struct rhea_error *err)
     struct rhea_check found = {0};
     struct vmdk_checker checker = {.x = x, .out = &found};
     uint64_t size = x->h.grain_size;
-    int ret = check_pass(&checker, err);
+    int ret = vmdk_check_pass(&checker, err);
     struct compact c = {
         .x = x,
         .used = &checker.used,
@@ -101,15 +101,15 @@ int vmdk_compact(struct vmdk_extent *x, struct rhea_error *err)
         c.limit = compact_limit(&c, c.slot);
         ret = compact_grains(&c, err);
     }
-    check_finish(&checker);
+    vmdk_check_finish(&checker);
     if (ret || !sound)
         return ret;
     /* Once more, of what is now. */
     found = (struct rhea_check){0};
     checker = (struct vmdk_checker){.x = x, .out = &found};
-    ret = check_pass(&checker, err);
+    ret = vmdk_check_pass(&checker, err);
     if (!ret)
-        ret = check_leaks(&checker, RHEA_FIX_LEAKS, err);
-    check_finish(&checker);
+        ret = vmdk_check_leaks(&checker, RHEA_FIX_LEAKS, err);
+    vmdk_check_finish(&checker);
     return ret;
 }

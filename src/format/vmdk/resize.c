@@ -176,8 +176,8 @@ static int resize_commit(struct resize *r, bool shrink, struct rhea_error *err)
 {
     struct vmdk_extent *x = vmdk_resize_last(r);
     uint8_t p[HOSTED_HEADER_BYTES];
-    uint64_t capacity = shrink ? r->last_size
-                               : RHEA_MAX(r->last_size, x->h.capacity);
+    uint64_t capacity =
+        shrink ? r->last_size : RHEA_MAX(r->last_size, x->h.capacity);
     if (!x->has_blocks || capacity == x->h.capacity)
         return resize_store(r, NULL, err);
     int ret = vmdk_header_load(x, p, err);
