@@ -181,6 +181,11 @@ int vdi_measure(const struct rhea_measure *what, struct rhea_measured *out,
                 struct rhea_error *err);
 int vdi_resize(struct rhea_format *f, const struct rhea_resize *how,
                struct rhea_error *err);
+/* With the lock held, nothing in flight or dirty: the table's entries from
+ * FIRST on are free; durable. */
+int vdi_free_entries(struct vdi *v, uint32_t first, struct rhea_error *err);
+/* --- vdi_shrink.c --- */
+int vdi_shrink(struct vdi *v, uint64_t size, struct rhea_error *err);
 int vdi_make_empty(struct rhea_format *f, struct rhea_error *err);
 
 #endif

@@ -62,7 +62,7 @@ static int change_table(struct vdi *v, uint64_t table, uint32_t first,
     return 0;
 }
 
-/* --- Emptying --- */
+/* --- Dropping blocks --- */
 
 static uint32_t change_free(void *opaque, uint32_t index, uint32_t entry)
 {
@@ -72,15 +72,19 @@ static uint32_t change_free(void *opaque, uint32_t index, uint32_t entry)
     return VDI_FREE;
 }
 
+int vdi_free_entries(struct vdi *v, uint32_t first, struct rhea_error *err)
+{
+    table_drop(&v->table);
+    int ret = change_table(v, v->head.table, first, v->head.blocks - first,
+                           change_free, NULL, err);
+    return ret ? ret : rhea_storage_flush(v->base.storage, err);
+}
+
 /* With the lock held; nothing is in flight or dirty. */
 static int change_empty(struct vdi *v, struct rhea_error *err)
 {
     struct rhea_storage *storage = v->base.storage;
-    table_drop(&v->table);
-    int ret = change_table(v, v->head.table, 0, v->head.blocks, change_free,
-                           NULL, err);
-    if (!ret)
-        ret = rhea_storage_flush(storage, err);
+    int ret = vdi_free_entries(v, 0, err);
     v->head.count = 0;
     if (!ret)
         ret = vdi_head_write(&v->head, storage, err);
@@ -128,8 +132,10 @@ static int grow_check(const struct vdi *v, const struct rhea_resize *how,
         .fixed = v->head.type == VDI_FIXED,
         .mode = how->preallocation ? how->preallocation : "off",
     };
-    if (how->size < v->base.size)
-        return rhea_error_set(err, ENOTSUP, "a VDI image cannot shrink");
+    if (how->size < v->base.size && !how->shrink)
+        return rhea_error_set(err, EINVAL,
+                              "the image would lose what lies behind its new "
+                              "end");
     if (how->size % VDI_SECTOR)
         return rhea_error_set(
             err, EINVAL, "the size must be a multiple of %d bytes", VDI_SECTOR);
@@ -281,6 +287,8 @@ int vdi_resize(struct rhea_format *f, const struct rhea_resize *how,
         ret = rhea_error_set(err, EACCES, "the image is open for reading only");
     if (ret || how->size == old)
         return ret;
+    if (how->size < old)
+        return vdi_shrink(v, how->size, err);
     g.next = how->hide_below ? VDI_ZERO : VDI_FREE;
     grow_set_size(v, how->size);
     ret = grow_zero(v, old, how->hide_below, err);

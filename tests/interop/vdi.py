@@ -341,6 +341,52 @@ class Vdi(tool.Images):
                     want = want[:at] + b'\1' * 10240 + want[at + 10240:]
                     self.assertTrue(self.raw('new') == want)
 
+    def test_shrinking(self):
+        """And growing again, which does not bring back what was lost."""
+        block = 4 * K
+        for seed in range(8):
+            rng = random.Random(seed)
+            made = vdi.Image(500 * block + 512 * (seed % 3), block,
+                             kind=(vdi.DYNAMIC, vdi.FIXED)[seed // 2 % 2],
+                             extra=512 * (seed % 4 == 1),
+                             version=int(seed % 4 != 3))
+            want = vdi.flatten(made.scatter(seed).write('new'))
+            for _ in range(2):
+                size = rng.randrange(1, len(want) // 512) * 512
+                with self.subTest(seed=seed, size=size):
+                    self.rhea('resize', '--shrink', '-f', 'vdi', 'new', size)
+                    want = want[:size]
+                    self.assertTrue(self.raw('new') == want)
+                    self.clean('new')
+                    self.assertTrue(vdi.flatten(vdi.read('new')) == want)
+                    if not vdi.read('new').version:
+                        continue
+                    self.rhea('resize', '--shrink', '-f', 'vdi', 'new',
+                              300 * block)
+                    want = want.ljust(300 * block, b'\0')[:300 * block]
+                    self.assertTrue(self.raw('new') == want)
+                    self.clean('new')
+
+    def test_shrinking_what_qemu_made(self):
+        for options in ('static=off', 'static=on'):
+            self.qemu('create', '-q', '-f', 'vdi', '-o', options, 'new', '40M')
+            self.qemu_io('new', 'vdi', 'write -P 1 30M 9M', 'write -P 2 0 4M')
+            self.rhea('resize', '--shrink', '-f', 'vdi', 'new', '3584k')
+            self.sound('new', 'vdi')
+            self.qemu_io('new', 'vdi', 'read -P 2 0 3584k')
+            self.assertEqual(os.path.getsize('new') // MIB, 4, options)
+            os.unlink('new')
+
+    def test_shrinking_a_child(self):
+        block = 4 * K
+        base = vdi.Image(20 * block, block).scatter(1, 1).write('0.vdi')
+        child = base.child(size=20 * block).scatter(2).write('1.vdi')
+        want = vdi.flatten(child, base)
+        for size in (18 * block, 9 * block + 512):
+            self.rhea('resize', '--shrink', '1.vdi', size)
+            self.assertTrue(self.raw('1.vdi') == want[:size])
+            self.clean('1.vdi')
+
     def test_growing_what_qemu_made(self):
         self.make_data('raw', 3 * MIB, [(0, 3 * MIB)])
         for options in ('static=off', 'static=on'):
@@ -364,7 +410,9 @@ class Vdi(tool.Images):
 
     def test_what_cannot_be_resized(self):
         self.rhea('create', '-q', '-f', 'vdi', 'new', '5M')
-        self.fails(tool.rhea('resize', '--shrink', '-f', 'vdi', 'new', '1M'))
+        self.fails(tool.rhea('resize', '-f', 'vdi', 'new', '1M'),
+                   says='--shrink')
+        self.fails(tool.rhea('resize', '--shrink', '-f', 'vdi', 'new', 1000))
         self.fails(tool.rhea('resize', '--preallocation=full', '-f', 'vdi',
                              'new', '9M'))
         vdi.Image(6 * K, 4 * K, version=0).scatter(1).write('old')

@@ -403,6 +403,130 @@ static inline void crash_once(const struct subject *t, uint64_t seed, bool over)
     record_log_finish(&log);
 }
 
+/* --- Shrinking ----------------------------------------------------------- */
+
+/* The image has the one size or the other, and guest bytes are as they were
+ * BEFORE, all of them that it has. */
+static inline bool shrunk_is_good(const struct subject *t,
+                                  struct rhea_format *f, const uint8_t *before,
+                                  uint64_t large, uint64_t small, bool over,
+                                  bool grown)
+{
+    if (!CHECK(f->size == large || f->size == small))
+        return false;
+    for (uint64_t at = 0; at < SIZE; at += SECTOR) {
+        uint8_t bytes[SECTOR];
+        uint64_t len = SECTOR, offset = subject_place(t, at, &len);
+        struct rhea_extent x = {0};
+        if (offset >= f->size || (grown && offset >= small))
+            break;
+        int ret = f->ops->map(f, offset, len, &x, &err);
+        if (!ret && CHECK_EQ(x.length, SECTOR))
+            ret = read_extent(f, &x, offset, bytes, over);
+        if (!CHECK_OK(ret, &err) || memcmp(bytes, before + at, SECTOR)) {
+            printf("# sector %" PRIu64 " holds %u\n", at / SECTOR, bytes[0]);
+            return CHECK(false);
+        }
+    }
+    return true;
+}
+
+/* What it had lost does not come back when it grows again. */
+static inline bool shrunk_is_empty(struct rhea_format *f, uint64_t from,
+                                   bool over)
+{
+    bool good = true;
+    while (from < f->size && good) {
+        static uint8_t bytes[64 << 10];
+        struct rhea_extent x = {0};
+        size_t n = (size_t)RHEA_MIN(f->size - from, sizeof(bytes));
+        good = CHECK_OK(f->ops->map(f, from, n, &x, &err), &err) &&
+               CHECK_OK(read_extent(f, &x, from, bytes, over), &err) &&
+               CHECK(bytes[0] == 0 &&
+                     !memcmp(bytes, bytes + 1, (size_t)x.length - 1));
+        from += x.length;
+    }
+    return good;
+}
+
+static inline bool shrunk_state_is_good(const struct subject *t,
+                                        struct rhea_storage *state,
+                                        const uint8_t *before, uint64_t large,
+                                        uint64_t small, bool over)
+{
+    bool good = true;
+    for (unsigned pass = 0; pass < 2 && good; pass++) {
+        struct rhea_format *f = subject_open_ok(
+            t, state, pass ? RHEA_FORMAT_WRITE : RHEA_FORMAT_CHECK);
+        struct rhea_check check = subject_checked(f, 0);
+        unsigned unclean = pass == 0 && t->tells_unclean;
+        good = CHECK(check.corruptions + check.errors <= unclean) &&
+               shrunk_is_good(t, f, before, large, small, over, false);
+        CHECK_OK(f->ops->close(f, &err), &err);
+    }
+    struct rhea_format *f = subject_open_ok(t, state, RHEA_FORMAT_WRITE);
+    const struct rhea_resize how = {.size = large, .hide_below = true};
+    f->below = over ? below_is_full : NULL;
+    if (f->size == small)
+        good = good && CHECK_OK(f->ops->resize(f, &how, &err), &err) &&
+               shrunk_is_good(t, f, before, large, small, over, true) &&
+               shrunk_is_empty(f, small, over);
+    CHECK_OK(f->ops->close(f, &err), &err);
+    return good;
+}
+
+/* Nothing is lost but what lies behind the SMALL bytes that an image has left,
+ * wherever a crash comes. */
+static inline void shrink_survives(const struct subject *t, uint64_t seed,
+                                   bool over, uint64_t small)
+{
+    static uint8_t guest[SIZE];
+    static struct moment moments[64];
+    const struct rhea_resize how = {.size = small, .shrink = true};
+    struct rhea_storage *s = t->make(over, seed), *before, *recorder;
+    struct record_log log = {0};
+    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    crash_record(t, recorder, &log, over, seed, moments);
+    record_log_finish(&log);
+    log = (struct record_log){0};
+    CHECK_OK(memory_snapshot(&before, s, &err), &err);
+    struct rhea_format *f = subject_open_ok(t, recorder, RHEA_FORMAT_WRITE);
+    uint64_t large = f->size;
+    CHECK_OK(subject_read(t, f, guest, over), &err);
+    CHECK_OK(f->ops->resize(f, &how, &err), &err);
+    CHECK_EQ(f->size, small);
+    struct rhea_check check = subject_checked(f, 0);
+    CHECK_EQ(check.corruptions + check.errors + check.leaks, 0);
+    CHECK_OK(f->ops->close(f, &err), &err);
+
+    struct crash_limits limits = {
+        .seed = seed, .subsets = 6, .torn = 1, .orders = 4};
+    struct crash_plan plan = {0};
+    struct crash crash = {0};
+    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
+    crash_plan_sample(&plan, 200, seed);
+    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
+    for (size_t i = 0; i < plan.n_states; i++) {
+        struct rhea_storage *state;
+        char text[100];
+        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
+            break;
+        bool good = shrunk_state_is_good(t, state, guest, large, small, over);
+        rhea_storage_close(state);
+        crash_describe(&plan.states[i], text, sizeof(text));
+        if (!good) {
+            printf("# shrinking, seed %" PRIu64 ", state %s\n", seed, text);
+            break;
+        }
+    }
+    CHECK(plan.n_states > 5);
+    crash_plan_finish(&plan);
+    crash_finish(&crash);
+    rhea_storage_close(recorder);
+    rhea_storage_close(before);
+    record_log_finish(&log);
+}
+
 /* --- Faults -------------------------------------------------------------- */
 
 /* The call number AT of CLASSES fails; what was flushed is there afterwards.
