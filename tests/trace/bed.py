@@ -7,11 +7,9 @@ Each test has a guest of its own, or several share one that is reset by the
 test (`with bed.Guest() as g`). gdb's commands are run by `ex`, which returns
 what gdb printed; values are read by `num`.
 """
-import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 import judge  # noqa: E402
 import tap  # noqa: E402,F401
+
+sys.path.insert(0, HERE)
+
+from remote import die_with_parent, is_listened_on  # noqa: E402
 
 TRACE = os.environ.get("RHEA_TRACE") or os.path.join(
     os.environ["RHEA_BUILD"], "tools/rhea-trace/rhea-trace")
@@ -128,18 +130,6 @@ def trace(where, *actions, before=""):
             f.write("actions %s\n%s\nend\n" % (number, "\n".join(actions)))
         ex("source " + path)
     return int(number)
-
-
-def is_listened_on(path):
-    """The socket's file is there a moment before."""
-    with open("/proc/net/unix", encoding="ascii", errors="replace") as f:
-        return any(line.split()[3] == "00010000" for line in f
-                   if line.rstrip("\n").endswith(" " + path))
-
-
-def die_with_parent():
-    """Nothing stays behind when a test is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class Guest:

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* A program without a library, the same each time it runs: registers and memory
+ * of known values, a place to trace, a place to stop. */
+unsigned char data[8192] __attribute__((aligned(4096)));
+
+__asm__(".text\n"
+        ".globl _start, place, finished\n"
+        "_start:\n"
+        "    lea data(%rip), %rdi\n"
+        "    mov $8192, %ecx\n"
+        "    mov $0x9e3779b97f4a7c15, %rax\n"
+        "1:  imul $0x5851f42d, %rax, %rax\n"
+        "    add $0x14057b7e, %rax\n"
+        "    mov %rax, %rdx\n"
+        "    shr $33, %rdx\n"
+        "    mov %dl, (%rdi)\n"
+        "    inc %rdi\n"
+        "    loop 1b\n"
+        "    movb $0, data+1000(%rip)\n"
+        "    movb $0, data+1064(%rip)\n"
+        "    movb $0, data+4095(%rip)\n"
+        "again:\n"
+        "    mov $0x8000000000000000, %rax\n"
+        "    mov $0xffffffffffffffff, %rbx\n"
+        "    mov $0x123456789abcdef0, %rcx\n"
+        "    mov $0x80000000, %edx\n"
+        "    lea data(%rip), %rsi\n"
+        "    mov $7, %edi\n"
+        "    xor %ebp, %ebp\n"
+        "    mov $0xffffffff80000001, %r8\n"
+        "    mov $0x00ff00ff00ff00ff, %r9\n"
+        "place:\n"
+        "    nop\n"
+        "    nop\n"
+        "finished:\n"
+        "    nop\n"
+        "    jmp again\n");
