@@ -144,6 +144,10 @@ int qcow1_need_table(struct qcow1 *q, uint64_t cluster, struct rhea_error *err);
 
 int qcow1_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
                 struct rhea_error *err);
+/* With the lock held, nothing dirty: of what nobody uses, the end of the file
+ * is cut off, and the rest becomes holes, where the file system can. Where the
+ * image is damaged, nothing is done. */
+int qcow1_give_back(struct qcow1 *q, struct rhea_error *err);
 extern const struct rhea_option_help qcow1_create_options[];
 int qcow1_create(struct rhea_storage *storage, const struct rhea_create *how,
                  struct rhea_error *err);

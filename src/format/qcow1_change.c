@@ -9,6 +9,9 @@
  * that ends in the first sector is written together with the header. Emptying
  * writes an L1 table of zeroes, each entry of which means by itself that the
  * backing file shows through; flush; then the file is cut off behind the table.
+ * Shrinking writes the header first, after which nobody looks behind the new
+ * end; flush; then entries of the last L2 table that lead there become 0;
+ * flush; then what nobody uses is cut off or becomes a hole (qcow1_check.c).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -202,7 +205,7 @@ int qcow1_make_empty(struct rhea_format *f, struct rhea_error *err)
     return ret ? ret : blocks_change_end(&q->blocks, change_empty(q, err), err);
 }
 
-/* --- Growing --- */
+/* --- Size --- */
 
 static int grow_check(const struct qcow1 *q, const struct rhea_resize *how,
                       struct rhea_error *err)
@@ -211,9 +214,11 @@ static int grow_check(const struct qcow1 *q, const struct rhea_resize *how,
         return rhea_error_set(err, ENOTSUP,
                               "qcow knows no preallocation, such as '%s'",
                               how->preallocation);
-    if (how->size < q->base.size)
-        return rhea_error_set(err, ENOTSUP, "a qcow image cannot shrink");
-    if (how->size % QCOW1_SECTOR)
+    if (how->size < q->base.size && !how->shrink)
+        return rhea_error_set(err, EINVAL,
+                              "the image would lose what lies behind its new "
+                              "end");
+    if (how->size % QCOW1_SECTOR || !how->size)
         return rhea_error_set(err, EINVAL,
                               "the size must be a multiple of %d bytes",
                               QCOW1_SECTOR);
@@ -262,6 +267,41 @@ static int grow_zero(struct qcow1 *q, uint64_t old, uint64_t tables,
     return blocks_hide(&q->blocks, old, end, hide_below, err);
 }
 
+/* With the lock held. The L1 table is shorter already, if only in what the
+ * header's size says of it. */
+static int shrink_entries(struct qcow1 *q, struct rhea_error *err)
+{
+    uint64_t first = div_up(q->base.size, q->cluster_size), table, entry;
+    uint64_t n = qcow1_table_left(q, first);
+    if (n == UINT64_C(1) << q->l2_bits)
+        return 0;
+    int ret = qcow1_l1_get(q, first, &table, err);
+    for (uint64_t i = first; i < first + n && table && !ret; i++) {
+        ret = qcow1_entry_get(q, i, &entry, err);
+        if (!ret && entry)
+            ret = qcow1_l2_set(q, i, 1, 0, 0, err);
+    }
+    return ret ? ret : table_write_back(&q->tables, err);
+}
+
+static int qcow1_shrink(struct qcow1 *q, uint64_t size, struct rhea_error *err)
+{
+    RHEA_LOCKED(&q->blocks.lock);
+    int ret = blocks_change_begin(&q->blocks, err);
+    if (ret)
+        return ret;
+    struct change c = change_from(q);
+    c.size = size;
+    c.l1_size = qcow1_l1_entries(q, size);
+    ret = change_run(q, &c, false, err);
+    if (ret)
+        return ret;
+    q->base.size = q->blocks.size = size;
+    ret = blocks_change_end(&q->blocks, shrink_entries(q, err), err);
+    return ret ? ret
+               : blocks_change_end(&q->blocks, qcow1_give_back(q, err), err);
+}
+
 int qcow1_resize(struct rhea_format *f, const struct rhea_resize *how,
                  struct rhea_error *err)
 {
@@ -277,6 +317,8 @@ int qcow1_resize(struct rhea_format *f, const struct rhea_resize *how,
                              "its passphrase");
     if (ret || how->size == old)
         return ret;
+    if (how->size < old)
+        return qcow1_shrink(q, how->size, err);
     ret = grow_table(q, how->size, err);
     if (ret)
         return ret;

@@ -36,6 +36,7 @@ struct checker {
     uint64_t last;       /* where the cluster before lies; 0: nowhere */
     struct copy_budget budget;
     bool copied;
+    bool punch; /* what nobody uses inside of the file */
 };
 
 static void check_count(struct checker *c, bool fixed)
@@ -256,6 +257,21 @@ static int check_leaks(struct checker *c, struct rhea_error *err)
     return rhea_storage_truncate(q->base.storage, end, err);
 }
 
+static void check_punch(const struct checker *c)
+{
+    const struct bitmap *all = &c->all;
+    uint64_t end = bitmap_end(all);
+    for (uint64_t at = 0; at < end;) {
+        uint64_t from = bitmap_find(all, at, false);
+        if (from >= end)
+            break;
+        at = bitmap_find(all, from, true);
+        /* The file is no worse where this fails. */
+        rhea_storage_zero(c->q->base.storage, from * QCOW1_SECTOR,
+                          (at - from) * QCOW1_SECTOR, true, NULL);
+    }
+}
+
 /* --- All of it --- */
 
 static int check_init(struct checker *c, struct rhea_error *err)
@@ -296,6 +312,8 @@ static int check_run(struct checker *c, struct rhea_error *err)
         ret = rhea_storage_flush(q->base.storage, err);
     if (!ret && !c->out->errors)
         ret = check_leaks(c, err);
+    if (!ret && c->punch && !c->out->errors && !c->out->corruptions)
+        check_punch(c);
     if (!ret && c->fix)
         ret = rhea_storage_flush(q->base.storage, err);
     if (!ret)
@@ -303,6 +321,17 @@ static int check_run(struct checker *c, struct rhea_error *err)
     bitmap_finish(&c->all);
     bitmap_finish(&c->whole);
     bitmap_finish(&c->seen);
+    return ret;
+}
+
+static int check_all(struct checker *c, struct rhea_error *err)
+{
+    struct qcow1 *q = c->q;
+    int ret = check_run(c, err);
+    if (!ret && q->blocks.writable) {
+        q->blocks.file_end = align_up(q->file_size, QCOW1_SECTOR);
+        q->blocks.grown = 0;
+    }
     return ret;
 }
 
@@ -319,11 +348,13 @@ int qcow1_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     int ret = 0;
     if (q->blocks.writable)
         ret = blocks_change_begin(&q->blocks, err);
-    if (!ret)
-        ret = check_run(&c, err);
-    if (!ret && q->blocks.writable) {
-        q->blocks.file_end = align_up(q->file_size, QCOW1_SECTOR);
-        q->blocks.grown = 0;
-    }
-    return ret;
+    return ret ? ret : check_all(&c, err);
+}
+
+int qcow1_give_back(struct qcow1 *q, struct rhea_error *err)
+{
+    struct rhea_check ignored = {0};
+    struct checker c = {
+        .q = q, .out = &ignored, .fix = RHEA_FIX_LEAKS, .punch = true};
+    return check_all(&c, err);
 }

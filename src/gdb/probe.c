@@ -14,7 +14,7 @@
 
 enum {
     TIMEOUT = 1500, /* ms, of each thing: gdb itself waits for 2 seconds */
-    CODE = 0x1000,   /* in the guest's memory */
+    CODE = 0x1000,  /* in the guest's memory */
     LOOP = CODE + 1,
 };
 
@@ -92,8 +92,8 @@ static int64_t program_counter(struct stub *s, const struct layout *l)
     return bytes[0] | bytes[1] << 8; /* the rest is zero */
 }
 
-/* Protected mode, since KVM may interpret real mode itself: flat segments from a
- * table at 0, where the processor expects it after a reset; then `nop`, and a
+/* Protected mode, since KVM may interpret real mode itself: flat segments from
+ * a table at 0, where the processor expects it after a reset; then `nop`, and a
  * loop of `nop` and a jump to it, at which the breakpoint is. */
 static int prepare(struct stub *s, const struct layout *l,
                    struct rhea_error *err)
@@ -102,8 +102,8 @@ static int prepare(struct stub *s, const struct layout *l,
         const char *wide, *narrow;
         unsigned value;
     } registers[] = {
-        {"cr0", "cr0", 0x11}, {"cs", "cs", 8},    {"ss", "ss", 16},
-        {"ds", "ds", 16},     {"es", "es", 16},   {"fs", "fs", 16},
+        {"cr0", "cr0", 0x11}, {"cs", "cs", 8},      {"ss", "ss", 16},
+        {"ds", "ds", 16},     {"es", "es", 16},     {"fs", "fs", 16},
         {"gs", "gs", 16},     {"rsp", "esp", CODE}, {"rip", "eip", CODE},
     };
     const char *reply;

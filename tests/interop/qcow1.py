@@ -297,6 +297,36 @@ class Qcow(tool.Images):
                     self.io('new', *self.changes(rng, want))
                     self.all_see('new', want)
 
+    def test_shrinking(self):
+        """And growing again, which does not bring back what was lost."""
+        for seed in range(6):
+            rng = random.Random(seed)
+            made = qcow.Image(900 * K + 512 * seed, 9 + seed % 3, 6 + seed % 2)
+            want = made.scatter(seed).write('new').flatten()
+            for _ in range(2):
+                size = rng.randrange(1, len(want) // 512) * 512
+                with self.subTest(seed=seed, size=size):
+                    self.rhea('resize', '--shrink', '-f', 'qcow', 'new', size)
+                    want = bytearray(want[:size])
+                    self.clean('new')
+                    self.all_see('new', want)
+                    self.rhea('resize', '-f', 'qcow', 'new', 901 * K)
+                    want = bytearray(want.ljust(901 * K, b'\0'))
+                    self.all_see('new', want)
+                    self.io('new', *self.changes(rng, want))
+                    self.clean('new')
+                    self.all_see('new', want)
+
+    def test_shrinking_gives_space_back(self):
+        self.make_data('raw', 4 * MIB, [(0, 4 * MIB)])
+        for options in ((), ('-c',)):
+            self.rhea('convert', *options, '-O', 'qcow', 'raw', 'new')
+            size = os.path.getsize('new')
+            self.rhea('resize', '--shrink', '-f', 'qcow', 'new', MIB)
+            self.assertTrue(self.raw('new') == contents('raw')[:MIB])
+            self.assertLess(os.path.getsize('new'), size / 3)
+            os.unlink('new')
+
     def test_growing_does_not_show_what_is_below(self):
         self.make_data('base', MIB, [(0, MIB)])
         self.rhea('create', '-q', '-f', 'qcow', '-b', 'base', '-F', 'raw', 'new',
@@ -311,7 +341,9 @@ class Qcow(tool.Images):
         self.fails(tool.rhea('create', '-f', 'qcow', '-o', 'cluster_size=128k',
                              'new', '1M'))
         self.rhea('create', '-q', '-f', 'qcow', 'new', '5M')
-        self.fails(tool.rhea('resize', '--shrink', '-f', 'qcow', 'new', '1M'))
+        self.fails(tool.rhea('resize', '-f', 'qcow', 'new', '1M'),
+                   says='--shrink')
+        self.fails(tool.rhea('resize', '--shrink', '-f', 'qcow', 'new', 1000))
         self.fails(tool.rhea('resize', '--preallocation=full', '-f', 'qcow',
                              'new', '9M'))
 

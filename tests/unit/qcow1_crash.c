@@ -66,6 +66,15 @@ static void threads_share_clusters(void)
     threads_share(&encrypted);
 }
 
+static void a_crash_while_it_shrinks_loses_nothing_of_the_rest(void)
+{
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        uint64_t small = seed * SIZE / 8 / SECTOR * SECTOR;
+        shrink_survives(&plain, seed, seed % 2, small);
+        shrink_survives(&encrypted, seed, seed % 2, small);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct rhea_option secret[] = {{"id", "key"}, {"data", "a secret"}};
@@ -76,5 +85,6 @@ int main(int argc, char **argv)
     TEST(a_crash_anywhere_leaves_a_whole_encrypted_image);
     TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
     TEST(threads_share_clusters);
+    TEST(a_crash_while_it_shrinks_loses_nothing_of_the_rest);
     return test_finish();
 }
