@@ -172,8 +172,10 @@ enum { RHEA_FIX_LEAKS = 1 << 0, RHEA_FIX_ERRORS = 1 << 1 };
  */
 struct rhea_files {
     /* Open file NAME, which is relative to the image's folder and must not
-     * lead out of it. WRITE: for writing too, where the image is. Locked as
-     * the image is; closed after the format is, by whoever owns the image. */
+     * lead out of it; one that is absolute, or another system's, is looked for
+     * there by its last part. WRITE: for writing too, where the image is.
+     * Locked as the image is; closed after the format is, by whoever owns the
+     * image. */
     int (*open)(void *opaque, const char *name, bool write,
                 struct rhea_storage **out, struct rhea_error *err);
     /* The same of a file that is made, or emptied where it is there. */

@@ -3,7 +3,9 @@
  * The files that an image names: those that it is made of, and its parent.
  *
  * An image from a stranger may name anything. What it is made of lies in its
- * own folder or below, links followed, or is refused: it may be written to. A
+ * own folder or below, links followed, or is refused: it may be written to.
+ * What another system, or this one in another folder, has called such a file is
+ * looked for in the image's folder. A
  * parent is only read, and its name is followed as any backing file's is, if
  * this system can have such a name; what another system has called it is
  * looked for in the image's own folder.
@@ -14,6 +16,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -132,6 +135,16 @@ static int files_check_new(const struct image_files *files, const char *path,
     return files_check_inside(files, folder, name, err);
 }
 
+static int files_check_count(const struct image_files *files,
+                             struct rhea_error *err)
+{
+    return files->n_opened < FILES_MAX
+               ? 0
+               : rhea_error_set(err, EMFILE,
+                                "the image is made of more than %d files",
+                                FILES_MAX);
+}
+
 static int files_check_name(const struct image_files *files, const char *name,
                             struct rhea_error *err)
 {
@@ -146,10 +159,7 @@ static int files_check_name(const struct image_files *files, const char *name,
                               "its own folder: put it there, and its name into "
                               "the image without a folder",
                               name);
-    if (files->n_opened >= FILES_MAX)
-        return rhea_error_set(
-            err, EMFILE, "the image is made of more than %d files", FILES_MAX);
-    return 0;
+    return files_check_count(files, err);
 }
 
 static int files_keep(struct image_files *files, struct rhea_storage *storage,
@@ -186,24 +196,6 @@ static int files_open_path(struct image_files *files, const char *path,
         return ret;
     }
     return files_keep(files, *out, err);
-}
-
-static int files_open(void *opaque, const char *name, bool write,
-                      struct rhea_storage **out, struct rhea_error *err)
-{
-    struct image_files *files = files_of(opaque);
-    unsigned flags = files->flags;
-    int ret = files_check_name(files, name, err);
-    if (ret)
-        return ret;
-    RHEA_AUTO_FREE char *path = files_path(files, name);
-    if (!path)
-        return rhea_error_set(err, ENOMEM, "out of memory");
-    if (files->local)
-        ret = files_check_inside(files, path, name, err);
-    if (!write)
-        flags &= ~RHEA_IMAGE_WRITE;
-    return ret ? ret : files_open_path(files, path, flags, out, err);
 }
 
 static int files_note_made(struct image_files *files, const char *path,
@@ -438,6 +430,30 @@ static bool parent_is_there(const struct image_files *files, const char *name)
     return path && access(path, F_OK) == 0;
 }
 
+/* The one file of the image's folder that is called NAME but for upper and
+ * lower case, which Windows does not tell apart; malloc'd, NULL: there is none,
+ * or more than one. */
+static char *parent_other_case(const struct image_files *files,
+                               const char *name)
+{
+    bool may = files->beside && files->local && !strchr(name, '/') &&
+               strcmp(name, "..") != 0;
+    RHEA_AUTO_FREE char *folder = may ? files_path(files, ".") : NULL;
+    DIR *dir = folder ? opendir(folder) : NULL;
+    const struct dirent *entry;
+    char *found = NULL;
+    unsigned n = 0, n_found = 0;
+    while (dir && n++ < FILES_SEARCH_MAX && (entry = readdir(dir)))
+        if (strcasecmp(entry->d_name, name) == 0 && !n_found++)
+            found = strdup(entry->d_name);
+    if (dir)
+        closedir(dir);
+    if (n_found == 1)
+        return found;
+    free(found);
+    return NULL;
+}
+
 /* Put into OUT what NAME can mean, best first; returns how many, NULL among
  * them where memory ran out. An empty one means nothing. */
 static unsigned parent_meanings(const char *name, char *out[2])
@@ -479,11 +495,104 @@ static int files_find_parent(void *opaque, const char *const *names, size_t n,
     for (size_t i = 0; i < n && !*out; i++)
         if (*names[i])
             parent_try(files_of(opaque), names[i], out, &first);
+    for (size_t i = 0; i < n && !*out; i++)
+        if (parent_is_foreign(names[i]))
+            *out =
+                parent_other_case(files_of(opaque), parent_last_part(names[i]));
     if (!*out)
         *out = rhea_steal(first);
     return *out ? 0
                 : rhea_error_set(err, EINVAL,
                                  "the image does not say which its parent is");
+}
+
+/* --- Opening --- */
+
+/* An absolute name that leads to the image's folder, where it is of this
+ * system. */
+static bool open_is_own(const struct image_files *files, const char *name)
+{
+    RHEA_AUTO_FREE char *real = *name == '/' && files->beside && files->local
+                                    ? realpath(name, NULL)
+                                    : NULL;
+    return real && files_check_real(files, real, name, NULL) == 0;
+}
+
+/* What cannot be looked at from here is taken to be there. */
+static bool open_is_there(const struct image_files *files, const char *name)
+{
+    RHEA_AUTO_FREE char *path =
+        files->beside && files->local ? files_path(files, name) : NULL;
+    return !path || access(path, F_OK) == 0;
+}
+
+/* Whether another name has led to the file that was opened last. */
+static bool open_is_twice(const struct image_files *files)
+{
+    uint64_t size, device, inode, other_device, other_inode;
+    size_t last = files->n_opened - 1;
+    if (rhea_file_stat(files->opened[last], &size, &device, &inode))
+        return false;
+    for (size_t i = 0; i < last; i++)
+        if (rhea_file_stat(files->opened[i], &size, &other_device,
+                           &other_inode) == 0 &&
+            other_device == device && other_inode == inode)
+            return true;
+    return false;
+}
+
+/* What another system has called NAME, or this one before the image was moved,
+ * in the image's folder; malloc'd, NULL: nothing is there. */
+static char *open_moved(const struct image_files *files, const char *name)
+{
+    if (*name != '/' && !parent_is_foreign(name))
+        return parent_other_case(files, name);
+    char *meant[] = {parent_relative(name), parent_beside(name)};
+    char *found = NULL;
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(meant); i++) {
+        if (!found && meant[i] && *meant[i] && open_is_there(files, meant[i]))
+            found = rhea_steal(meant[i]);
+        free(meant[i]);
+    }
+    return found ? found : parent_other_case(files, parent_last_part(name));
+}
+
+static int files_open_name(struct image_files *files, const char *name,
+                           bool write, struct rhea_storage **out,
+                           struct rhea_error *err)
+{
+    unsigned flags = files->flags;
+    int ret = open_is_own(files, name) ? files_check_count(files, err)
+                                       : files_check_name(files, name, err);
+    if (ret)
+        return ret;
+    RHEA_AUTO_FREE char *path = files_path(files, name);
+    if (!path)
+        return rhea_error_set(err, ENOMEM, "out of memory");
+    if (files->local)
+        ret = files_check_inside(files, path, name, err);
+    if (!write)
+        flags &= ~RHEA_IMAGE_WRITE;
+    return ret ? ret : files_open_path(files, path, flags, out, err);
+}
+
+static int files_open(void *opaque, const char *name, bool write,
+                      struct rhea_storage **out, struct rhea_error *err)
+{
+    struct image_files *files = files_of(opaque);
+    RHEA_AUTO_FREE char *moved = NULL;
+    if (*name == '/' ? !open_is_own(files, name)
+                     : *name && !open_is_there(files, name))
+        moved = open_moved(files, name);
+    int ret = files_open_name(files, moved ? moved : name, write, out, err);
+    /* Only the folders told them apart. */
+    if (!ret && moved && open_is_twice(files))
+        ret = rhea_error_set(err, EINVAL,
+                             "the image refers to '%.300s', which was looked "
+                             "for in its own folder; but '%.300s' there is "
+                             "another part of it already",
+                             name, moved);
+    return ret;
 }
 
 /* --- Searching --- */

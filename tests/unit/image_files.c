@@ -176,6 +176,54 @@ static void no_name_leads_out_of_the_folder(void)
     CHECK_STR(contents("inside/secret"), "secret");
 }
 
+/* An image that was moved, or made elsewhere. */
+static void other_systems_names_mean_files_of_the_folder(void)
+{
+    char own[4096 + 16], away[4096 + 16];
+    RHEA_AUTO_FREE char *folder = realpath("in", NULL);
+    snprintf(own, sizeof(own), "%s/below/Deep", folder ? folder : "");
+    snprintf(away, sizeof(away), "%s/../out/moved", folder ? folder : "");
+    mkdir("in/below", 0777);
+    put("in/moved", "moved");
+    put("in/below/Deep", "deep");
+    put("out/moved", "secret");
+    const char *const names[] = {
+        "C:\\vm\\moved",
+        "/vmfs/volumes/5f/vm/moved",
+        "\\\\server\\vm\\moved",
+        ".\\moved",
+        "..\\vm\\moved",
+        "D:moved",
+        "Moved",
+        "C:\\vm\\MOVED",
+        away,
+    };
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
+        struct image_files *files = begin("in/image", 0);
+        opens(files, names[i], "moved");
+        image_files_close(files, false);
+    }
+    struct image_files *files = begin("in/image", 0);
+    opens(files, own, "deep");
+    image_files_close(files, false);
+    files = begin("in/image", 0);
+    opens(files, ".\\below\\Deep", "deep");
+    CHECK_EQ(open_fails(files, "C:\\vm\\below"), -EISDIR);
+    CHECK_EQ(open_fails(files, "C:\\vm\\none"), -ENOENT);
+    CHECK_EQ(open_fails(files, "elsewhere/moved"), -ENOENT);
+    /* By their last parts these are one file, and were two. */
+    opens(files, "C:\\one\\moved", "moved");
+    CHECK_EQ(open_fails(files, "C:\\two\\moved"), -EINVAL);
+    image_files_close(files, false);
+    /* Which of the two is meant nobody knows. */
+    put("in/MOVED", "other");
+    files = begin("in/image", 0);
+    CHECK_EQ(open_fails(files, "Moved"), -ENOENT);
+    image_files_close(files, false);
+    CHECK_EQ(unlink("in/moved"), 0);
+    CHECK_EQ(unlink("in/MOVED"), 0);
+}
+
 /* What is not there yet cannot be looked at, but the way to it can. */
 static void nothing_is_made_outside_of_the_folder(void)
 {
@@ -554,6 +602,7 @@ int main(int argc, char **argv)
     TEST(files_of_the_folder_and_below_are_opened);
     TEST(names_with_colons_are_files);
     TEST(no_name_leads_out_of_the_folder);
+    TEST(other_systems_names_mean_files_of_the_folder);
     TEST(nothing_is_made_outside_of_the_folder);
     TEST(what_is_no_file_is_not_waited_for);
     TEST(an_image_in_no_folder_has_no_others);

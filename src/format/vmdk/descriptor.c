@@ -37,9 +37,12 @@ static struct line line_trim(struct line l)
 }
 
 /* The next line at *AT, which moves on; false at the end of the text, which is
- * also the first NUL. */
+ * also the first NUL. Editors of Windows put a mark of the encoding in front.
+ */
 static bool line_next(const char *text, size_t len, size_t *at, struct line *l)
 {
+    if (*at == 0 && len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
+        *at = 3;
     if (*at >= len || !text[*at])
         return false;
     size_t end = *at;
@@ -100,18 +103,47 @@ static bool line_number(struct line l, unsigned base, uint64_t *out)
     return l.len > 0;
 }
 
-/* Comments and blank lines, then "version=1" to 3. */
+/* The comment that programs begin a descriptor with, in any of its spellings.
+ */
+static bool line_is_title(struct line l)
+{
+    static const char title[] = "#diskdescriptorfile";
+    size_t n = 0;
+    for (size_t i = 0; i < l.len && title[n]; i++) {
+        if (line_is_blank(l.text[i]))
+            continue;
+        if (tolower((unsigned char)l.text[i]) != title[n])
+            return false;
+        n++;
+    }
+    return !title[n];
+}
+
+/* A number at the beginning of a value; a comment may follow. */
+static bool line_first_number(struct line l, unsigned base, uint64_t *out)
+{
+    struct line word = line_word(&l);
+    if (base == 16 && word.len > 2 && strncasecmp(word.text, "0x", 2) == 0)
+        word = (struct line){word.text + 2, word.len - 2};
+    return line_number(word, base, out);
+}
+
+/* Comments and blank lines, one of which is the title; or which "version="
+ * follows, as in descriptors that were written by hand. */
 bool descriptor_probe(const char *text, size_t len)
 {
     struct line l, name, value;
     uint64_t version;
     size_t at = 0;
     while (line_next(text, len, &at, &l)) {
+        if (line_is_title(l))
+            return true;
         if (l.len == 0 || *l.text == '#')
             continue;
         return at < len && line_split(l, &name, &value) &&
-               line_is(name, "version") && line_number(value, 10, &version) &&
-               version >= 1 && version <= 3;
+               line_is(name, "version") &&
+               line_first_number(value, 10, &version) && version >= 1 &&
+               version <= 3;
     }
     return false;
 }
@@ -204,16 +236,21 @@ static int extent_name(struct line l, struct descriptor_extent *x,
     l = line_trim(l);
     if (!l.len)
         return 0;
-    const char *end =
-        *l.text == '"' ? memchr(l.text + 1, '"', l.len - 1) : NULL;
-    if (!end)
-        return -EINVAL;
-    x->name = strndup(l.text + 1, (size_t)(end - l.text - 1));
+    struct line name = l, offset;
+    if (*l.text == '"') {
+        const char *end = memchr(l.text + 1, '"', l.len - 1);
+        if (!end)
+            return -EINVAL;
+        name = (struct line){l.text + 1, (size_t)(end - l.text - 1)};
+        l.len -= (size_t)(end + 1 - l.text);
+        l.text = end + 1;
+    } else {
+        name = line_word(&l);
+    }
+    x->name = strndup(name.text, name.len);
     if (!x->name)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    l.len -= (size_t)(end + 1 - l.text);
-    l.text = end + 1;
-    struct line offset = line_word(&l);
+    offset = line_word(&l);
     return !offset.len || line_number(offset, 10, &x->offset) ? 0 : -EINVAL;
 }
 
@@ -275,16 +312,16 @@ static int parse_extents(struct descriptor *d, struct rhea_error *err)
     return 0;
 }
 
-/* A content id; CHECK: it must be there. */
-static int parse_cid(const struct descriptor *d, const char *name,
+/* A content id; *CID stays as it is where there is none. */
+static int parse_cid(const struct descriptor *d, const char *name, bool *found,
                      uint32_t *cid, struct rhea_error *err)
 {
     size_t offset, len;
     uint64_t n;
-    if (!descriptor_find(d, name, &offset, &len))
-        return rhea_error_set(err, EINVAL, "the descriptor has no line \"%s\"",
-                              name);
-    if (!line_number((struct line){d->text + offset, len}, 16, &n) ||
+    *found = descriptor_find(d, name, &offset, &len) && len;
+    if (!*found)
+        return 0;
+    if (!line_first_number((struct line){d->text + offset, len}, 16, &n) ||
         n > UINT32_MAX)
         return rhea_error_set(err, EINVAL,
                               "the descriptor's line \"%s\" is no number of 32 "
@@ -295,15 +332,41 @@ static int parse_cid(const struct descriptor *d, const char *name,
     return 0;
 }
 
+/* QEMU and VMware's programs write 1, 2 or 3; one that is not there is 1. */
+static int parse_version(const struct descriptor *d, struct rhea_error *err)
+{
+    size_t offset, len;
+    uint64_t n;
+    if (!descriptor_find(d, "version", &offset, &len) ||
+        (line_first_number((struct line){d->text + offset, len}, 10, &n) &&
+         n >= 1 && n <= 3))
+        return 0;
+    return rhea_error_set(err, ENOTSUP,
+                          "the descriptor is of version %.*s; known are 1 to 3",
+                          (int)RHEA_MIN(len, (size_t)40), d->text + offset);
+}
+
+static int parse_cids(struct descriptor *d, struct rhea_error *err)
+{
+    bool has_parent;
+    d->parent_cid = (uint32_t)DESCRIPTOR_NO_CID;
+    int ret = parse_cid(d, "CID", &d->has_cid, &d->cid, err);
+    if (!ret)
+        ret = parse_cid(d, "parentCID", &has_parent, &d->parent_cid, err);
+    if (ret || has_parent || !d->parent)
+        return ret;
+    return rhea_error_set(err, EINVAL,
+                          "the descriptor names a parent, and has no line "
+                          "\"parentCID\" that says which state of it");
+}
+
 int descriptor_parse(struct descriptor *d, struct rhea_error *err)
 {
     if (!descriptor_probe(d->text, d->length))
         return rhea_error_set(err, EINVAL,
-                              "the descriptor does not begin with a version "
-                              "from 1 to 3");
-    int ret = parse_cid(d, "CID", &d->cid, err);
-    if (!ret)
-        ret = parse_cid(d, "parentCID", &d->parent_cid, err);
+                              "the descriptor begins neither with its title "
+                              "nor with a version from 1 to 3");
+    int ret = parse_version(d, err);
     if (!ret)
         ret = parse_extents(d, err);
     if (ret)
@@ -318,7 +381,7 @@ int descriptor_parse(struct descriptor *d, struct rhea_error *err)
         free(d->parent);
         d->parent = NULL;
     }
-    return 0;
+    return parse_cids(d, err);
 }
 
 /* The line of the last extent, which begins at FROM and ends before TO, with

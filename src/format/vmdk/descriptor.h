@@ -37,6 +37,7 @@ struct descriptor {
                               bytes it may have there */
 
     uint32_t cid, parent_cid;
+    bool has_cid;      /* there is a line that says it; else it is 0 */
     char *create_type; /* NULL: not stated */
     char *parent;      /* parentFileNameHint; NULL: none */
     struct descriptor_extent *extents;

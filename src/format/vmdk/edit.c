@@ -137,8 +137,10 @@ int vmdk_edit_line(char **text, const char *name, const char *value,
                               after);
     } else {
         at = after ? at + strcspn(d.text + at, "\n") : edit_last_end(&d);
-        const char *quote = strncmp(name, "ddb.", 4) == 0 ? " = " : "=";
-        if (asprintf(&line, "\n%s%s\"%s\"", name, quote, value) < 0)
+        const char *equals = strncmp(name, "ddb.", 4) == 0 ? " = " : "=";
+        const char *quote = strcmp(name, "parentCID") == 0 ? "" : "\"";
+        if (asprintf(&line, "\n%s%s%s%s%s", name, equals, quote, value, quote) <
+            0)
             line = NULL;
         new = line ? edit_splice(*text, at, 0, line) : NULL;
     }

@@ -337,6 +337,16 @@ static int open_outside(struct vmdk *v, struct rhea_error *err)
     return open_lines(v, NULL, err);
 }
 
+/* Whoever is made over the image could not tell that it has changed. */
+static void open_check_cid(struct vmdk *v)
+{
+    if (!v->descriptor.text || v->descriptor.has_cid)
+        return;
+    v->read_only = true;
+    snprintf(v->why_read_only, sizeof(v->why_read_only),
+             "its descriptor has no line CID=");
+}
+
 /* Backup programs ask the change tracking file which parts have changed, and
  * would miss those that we write. */
 static void open_check_tracking(struct vmdk *v)
@@ -367,6 +377,7 @@ static int open_image(struct vmdk *v, struct rhea_error *err)
         ret = vmdk_find_parent(v, err);
     if (ret)
         return ret;
+    open_check_cid(v);
     open_check_tracking(v);
     if (v->read_only && (v->flags & RHEA_FORMAT_WRITE))
         return rhea_error_set(err, EACCES,
