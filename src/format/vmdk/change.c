@@ -49,6 +49,30 @@ static int backing_check(const struct vmdk *v, const char *file,
     return 0;
 }
 
+/* VirtualBox's lines for the same, where TEXT has them; PARENT NULL: none. */
+static int backing_uuids(char **text, struct rhea_format *parent,
+                         struct rhea_error *err)
+{
+    static const char *const lines[][2] = {
+        {VMDK_UUID_PARENT, VMDK_UUID_IMAGE},
+        {VMDK_UUID_PARENT_MODIFIED, VMDK_UUID_MODIFIED},
+    };
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(lines); i++) {
+        const struct descriptor d = {.text = *text, .length = strlen(*text)};
+        size_t at, len;
+        if (!descriptor_find(&d, lines[i][0], &at, &len))
+            continue;
+        RHEA_AUTO_FREE char *value =
+            parent ? descriptor_get(&vmdk_of(parent)->descriptor, lines[i][1])
+                   : NULL;
+        int ret = vmdk_edit_line(text, lines[i][0],
+                                 value ? value : VMDK_UUID_NONE, NULL, err);
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
 int vmdk_set_backing(struct rhea_format *f, const char *file,
                      const char *format, struct rhea_format *parent,
                      struct rhea_error *err)
@@ -74,6 +98,8 @@ int vmdk_set_backing(struct rhea_format *f, const char *file,
     if (!ret)
         ret = vmdk_edit_line(&text, "parentFileNameHint", file, "createType",
                              err);
+    if (!ret)
+        ret = backing_uuids(&text, file ? parent : NULL, err);
     if (!ret)
         ret = vmdk_edit_store(v, rhea_steal(text), err);
     if (ret)

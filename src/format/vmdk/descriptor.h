@@ -21,6 +21,13 @@ enum descriptor_access {
     DESCRIPTOR_NOACCESS,
 };
 
+/* Lines of VirtualBox's. */
+#define VMDK_UUID_IMAGE "ddb.uuid.image"
+#define VMDK_UUID_MODIFIED "ddb.uuid.modification"
+#define VMDK_UUID_PARENT "ddb.uuid.parent"
+#define VMDK_UUID_PARENT_MODIFIED "ddb.uuid.parentmodification"
+#define VMDK_UUID_NONE "00000000-0000-0000-0000-000000000000"
+
 /* One line of the extents. */
 struct descriptor_extent {
     enum descriptor_access access;

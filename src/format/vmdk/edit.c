@@ -17,6 +17,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/entropy.h"
+#include "base/uuid.h"
 
 /* The sectors of the file in which OLD and NEW differ, both LEN bytes at
  * BASE: [*FROM, *TO) of the text, nothing where FROM is TO. */
@@ -170,7 +171,26 @@ static int edit_new_cid(const struct descriptor *d, size_t len, char cid[9],
     return 0;
 }
 
-/* In place, so that it is one sector's write. The long id ends with it. */
+/* VirtualBox's images have a UUID of the same meaning. */
+static int edit_modified(const struct descriptor *d, char *text,
+                         struct rhea_error *err)
+{
+    uint8_t uuid[UUID_BYTES];
+    char new[UUID_TEXT];
+    size_t at, len;
+    if (!descriptor_find(d, VMDK_UUID_MODIFIED, &at, &len) ||
+        len != UUID_TEXT - 1)
+        return 0;
+    int ret = uuid_new(uuid, err);
+    if (ret)
+        return ret;
+    uuid_text(uuid, new);
+    memcpy(text + at, new, len);
+    return 0;
+}
+
+/* In place, so that it is one sector's write, save for VirtualBox's UUID, which
+ * may be in another one. The long id ends with it. */
 static int edit_cid(struct vmdk *v, struct rhea_error *err)
 {
     const struct descriptor *d = &v->descriptor;
@@ -184,6 +204,8 @@ static int edit_cid(struct vmdk *v, struct rhea_error *err)
     /* QEMU leaves leading zeroes out. Few have less than four digits left. */
     size_t digits = len >= 4 && len <= 8 ? len : 8;
     int ret = edit_new_cid(d, digits, cid, err);
+    if (!ret)
+        ret = edit_modified(d, text, err);
     if (ret)
         return ret;
     if (digits == 8 &&
