@@ -232,8 +232,10 @@ class Vhd(tool.Case):
         child = vhd.Image(MIB).child().named('/etc/passwd')
         tool.poke('new', 0, child.footer())
         self.assertEqual(self.facts('new')['subformat'], 'fixed')
-        # With a wrong checksum it is none.
+        # With a wrong checksum, and other values than it has, it is none; with
+        # the checksum alone it is a damaged one, see odd.py.
         tool.poke('new', MIB + 100, b'x')
+        tool.poke('new', MIB + 60, b'xxxx')
         tool.poke('new', 0, bytes(512))
         self.assertEqual(self.rhea('info', '--output=json', 'new').json[
             'format'], 'raw')

@@ -30,7 +30,7 @@ static int header_check_kind(struct vpc *v, struct rhea_error *err)
         return rhea_error_set(err, EINVAL,
                               "the dynamic disk header is damaged: its "
                               "checksum is wrong ('check' tells more)");
-    if (load_be32(h + VPC_H_VERSION) >> 16 != 1)
+    if (load_be32(h + VPC_H_VERSION) >> 16 > 1)
         return rhea_error_set(err, ENOTSUP,
                               "the dynamic disk header is of version %u.%u, "
                               "and only 1.x is known",

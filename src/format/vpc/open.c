@@ -31,7 +31,17 @@ static int vpc_probe(const uint8_t *head, size_t len)
     return len >= VPC_FOOTER && load_be64(head) == VPC_COOKIE ? 100 : 0;
 }
 
-/* A fixed image has nothing else to be told by, so the checksum counts. */
+/* What is but damaged is to be refused, not read as if it were all the guest's:
+ * its checksum is wrong, and all else is as a fixed image has it. */
+static bool vpc_footer_is_alike(const uint8_t footer[VPC_FOOTER])
+{
+    return load_be64(footer) == VPC_COOKIE &&
+           load_be32(footer + VPC_F_VERSION) == 0x00010000 &&
+           load_be64(footer + VPC_F_HEADER_AT) == UINT64_MAX &&
+           load_be32(footer + VPC_F_TYPE) == VPC_FIXED;
+}
+
+/* A fixed image has nothing else to be told by. */
 static int vpc_probe_tail(const uint8_t *tail, size_t len, uint64_t file_size)
 {
     uint8_t footer[VPC_FOOTER] = {0};
@@ -41,7 +51,7 @@ static int vpc_probe_tail(const uint8_t *tail, size_t len, uint64_t file_size)
         memcpy(footer, tail + 1, VPC_SHORT_FOOTER);
     else
         memcpy(footer, tail, VPC_FOOTER);
-    return vpc_footer_is_good(footer) ? 100 : 0;
+    return vpc_footer_is_good(footer) || vpc_footer_is_alike(footer) ? 100 : 0;
 }
 
 /* --- Opening --- */
@@ -72,7 +82,7 @@ static int open_read_footer(struct vpc *v, const char *calc,
                        : align_down(v->found.file_size, VPC_SECTOR);
     uint32_t type = load_be32(v->footer + VPC_F_TYPE);
     v->type = type;
-    if (load_be16(v->footer + VPC_F_VERSION) != 1)
+    if (load_be16(v->footer + VPC_F_VERSION) > 1)
         return rhea_error_set(err, ENOTSUP,
                               "this VHD is of version %u.%u, and only 1.x is "
                               "known",

@@ -75,10 +75,12 @@ int vpc_size_of(const uint8_t footer[VPC_FOOTER], const char *calc,
                               "option force_size_calc is 'chs' or "
                               "'current_size', not '%s'",
                               calc);
-    if (chs == 0 || chs == vpc_geometry_bytes(&vpc_geometry_max))
+    /* A geometry is rounded down, so that one that says more says nothing. */
+    uint64_t bytes = align_down(load_be64(footer + VPC_F_SIZE), VPC_SECTOR);
+    if (chs == 0 || chs == vpc_geometry_bytes(&vpc_geometry_max) ||
+        (!calc && bytes && chs > bytes))
         *use_chs = false;
-    *size =
-        *use_chs ? chs : align_down(load_be64(footer + VPC_F_SIZE), VPC_SECTOR);
+    *size = *use_chs ? chs : bytes;
     if (*size > (INT64_MAX & ~UINT64_C(0xffff)))
         return rhea_error_set(err, EFBIG,
                               "the footer says that the disk has %" PRIu64
