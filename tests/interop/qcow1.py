@@ -324,7 +324,8 @@ class Qcow(tool.Images):
             size = os.path.getsize('new')
             self.rhea('resize', '--shrink', '-f', 'qcow', 'new', MIB)
             self.assertTrue(self.raw('new') == contents('raw')[:MIB])
-            self.assertLess(os.path.getsize('new'), size / 3)
+            # Compressed clusters lie in the order in which threads were ready.
+            self.assertLess(os.stat('new').st_blocks * 512, size / 2)
             os.unlink('new')
 
     def test_growing_does_not_show_what_is_below(self):
