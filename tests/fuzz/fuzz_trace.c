@@ -2,13 +2,17 @@
 /*
  * rhea-trace's parsers. The first byte of an input says which: P packets as
  * they come from a socket, A an agent expression, which is run too, E the text
- * of an experiment, B a breakpoint of gdb's.
+ * of an experiment, B a breakpoint of gdb's, 0x7f gdb's trace file (that is how
+ * these begin).
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "gdb/breaks.h"
+#include "gdb/ctf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -182,6 +186,72 @@ static void fuzz_breakpoint(const uint8_t *data, size_t size)
     breaks_finish(&b);
 }
 
+/* --- trace files --------------------------------------------------------- */
+
+/* All blocks lie in the payload; what they add up to. */
+static uint64_t walk(const struct recorded *r, const struct recorded_frame *f)
+{
+    struct payload p = payload_of(&f->frame, recorded_layout(r));
+    struct payload_block b;
+    uint64_t sum = 0;
+
+    while (payload_next(&p, &b)) {
+        for (size_t i = 0; i < b.len; i++)
+            sum += b.bytes[i];
+        for (unsigned n = 0; b.kind == 'R' && n < EXPERIMENT_MAX_REGISTERS; n++)
+            if (payload_register(&b, recorded_layout(r), n))
+                sum += *payload_register(&b, recorded_layout(r), n);
+    }
+    return sum;
+}
+
+static uint64_t walk_all(struct recorded *r, uint64_t *sum)
+{
+    struct recorded_frame f;
+    uint64_t n = 0;
+
+    *sum = 0;
+    while (recorded_next(r, &f, NULL) > 0) {
+        *sum += walk(r, &f);
+        n++;
+    }
+    return n;
+}
+
+/* The second time is as the first, and a description of it can be written. */
+static void fuzz_file(const uint8_t *data, size_t size)
+{
+    int fd = memfd_create("trace", 0);
+    struct ctf_shape shape = {.has_pc = true, .n_variables = 2, .n_blocks = 2};
+    struct ctf_facts facts = {.has_time = true};
+    char path[40], text[600], *metadata = NULL;
+    struct recorded r;
+    uint64_t n, sum, again;
+    size_t len;
+    FILE *out;
+
+    FUZZ_REQUIRE(fd >= 0 && write(fd, data, size) == (ssize_t)size);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (recorded_open(&r, path, NULL) == 0) {
+        n = walk_all(&r, &sum);
+        for (unsigned i = 0; recorded_trouble(&r, i, text, sizeof(text)); i++)
+            FUZZ_REQUIRE(text[0] && i < 5);
+        status_describe(&r.status, text, sizeof(text));
+        FUZZ_REQUIRE(recorded_rewind(&r, NULL) == 0);
+        FUZZ_REQUIRE(walk_all(&r, &again) == n && again == sum);
+        memset(shape.mask, 0xff, sizeof(shape.mask));
+        shape.number =
+            r.experiment->n_points ? r.experiment->points[0]->number : 1;
+        out = open_memstream(&metadata, &len);
+        FUZZ_REQUIRE(out);
+        FUZZ_REQUIRE(ctf_put_metadata(&r, &facts, &shape, 1, out, NULL) == 0);
+        FUZZ_REQUIRE(fclose(out) == 0);
+        free(metadata);
+        recorded_close(&r);
+    }
+    close(fd);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1)
@@ -192,6 +262,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 'A':
         fuzz_expression(data + 1, size - 1);
+        break;
+    case 0x7f:
+        fuzz_file(data, size);
         break;
     case 'E':
         fuzz_experiment(data + 1, size - 1);
