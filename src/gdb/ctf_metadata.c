@@ -44,8 +44,9 @@ static const char *add_name(struct names *names, const char *text)
     }
     base[n] = 0;
     snprintf(name, NAME, "%s", base);
-    for (unsigned i = 2; is_taken(names, name); i++)
-        snprintf(name, NAME, "%s_%u", base, i);
+    /* As many may have the same name, the place is tried first. */
+    for (size_t i = names->n + 1; is_taken(names, name); i++)
+        snprintf(name, NAME, "%s_%zu", base, i);
     names->n++;
     return name;
 }
