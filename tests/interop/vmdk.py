@@ -621,13 +621,74 @@ class Checking(Vmdk):
         expect = bytearray(contents('raw'))
         expect[65536:131072] = bytes(65536)
         self.assertTrue(contents('out') == expect)
-        # Used twice.
+        # Tables that share their place.
+        with open('good.vmdk', 'rb') as f:
+            f.seek(self.directories[0])
+            entry = f.read(4)
+        self.make_data('raw', 70 * MIB, [(0, MIB), (33 * MIB, MIB)])
+        self.qemu('convert', '-O', 'vmdk', 'raw', 'good.vmdk')
+        head = contents('good.vmdk')[:512]
+        places = [int.from_bytes(head[at:at + 8], 'little') * 512
+                  for at in (56, 48)]
+        with open('good.vmdk', 'rb') as f:
+            f.seek(places[0])
+            entry = f.read(4)
+        self.damaged(*[(at + 4, entry) for at in places])
+        self.assertGreater(self.check('bad.vmdk', code=2)['corruptions'], 1)
+        self.check('bad.vmdk', '-r', 'all', code=2)
+
+    def test_grains_that_are_used_twice(self):
+        self.make_good()
         with open('good.vmdk', 'rb') as f:
             f.seek(self.tables[0])
             entry = f.read(4)
+        self.damaged(*[(at + 4, entry * 3) for at in self.tables])
+        self.assertEqual(self.check('bad.vmdk', code=2)['corruptions'], 3)
+        found = self.check('bad.vmdk', '-r', 'all', code=3)
+        self.assertEqual(found['corruptions-fixed'], 3)
+        expect = bytearray(contents('raw'))
+        for index in (1, 2, 3):
+            expect[index << 16:(index + 1) << 16] = expect[:65536]
+        self.holds('bad.vmdk', expect)
+        self.model_writes('bad.vmdk', expect, 20, 3)
+        self.holds('bad.vmdk', expect)
+        self.assertEqual(self.check('bad.vmdk', code=3)['leaks'], 3)
+
+    def test_grains_where_tables_are(self):
+        """The guest's next write would go over them."""
+        self.make_good()
+        entry = (self.tables[1] // 512).to_bytes(4, 'little')
+        with open('good.vmdk', 'r+b') as f:
+            f.seek(64)
+            f.write((21).to_bytes(8, 'little'))
         self.damaged(*[(at + 4, entry) for at in self.tables])
-        self.assertEqual(self.check('bad.vmdk', code=2)['corruptions'], 1)
-        self.check('bad.vmdk', '-r', 'all', code=2)
+        before = self.check('bad.vmdk', code=2)
+        self.assertEqual(before['corruptions'], 1)
+        self.check('bad.vmdk', '-r', 'all', code=3)
+        self.rhea_io('bad.vmdk', 'write -P 7 64k 64k')
+        self.assertNotIn('corruptions', self.check('bad.vmdk', code=3))
+
+    def test_copies_have_a_bound(self):
+        """Of a small file whose entries all lead to one place."""
+        size = 3000 * 128
+        data = {index: b'x' * 65536 for index in range(1)}
+        good = bytearray(vmdk.hosted(size, data, 128, 512, vmdk.descriptor(
+            'monolithicSparse', [f'RW {size} SPARSE "x"'])))
+        directory = int.from_bytes(good[56:64], 'little') * 512
+        for index in range(5):
+            at = int.from_bytes(good[directory + 4 * index:
+                                     directory + 4 * index + 4],
+                                'little') * 512
+            if index == 0:
+                entry = bytes(good[at:at + 4])
+            if at:
+                good[at:at + 2048] = entry * 512
+        with open('bad.vmdk', 'wb') as f:
+            f.write(good)
+        found = self.check('bad.vmdk', '-r', 'all', code=2)
+        self.assertGreater(found['corruptions-fixed'], 100)
+        self.assertLessEqual(os.path.getsize('bad.vmdk'),
+                             len(good) + 17 * MIB)
 
     def test_leaks(self):
         self.make_good()

@@ -6,13 +6,17 @@
  * What can be told from the other copy is repaired from it. Where both copies
  * have a grain and differ, the first is right: it is what readers go by. Where
  * only one has a grain, it is taken: it was there when its entry was written.
- * Entries that no copy can mend are dropped. Grains used twice stay so, for
- * nobody knows whose data they hold.
+ * Entries that no copy can mend are dropped. A grain whose place others are in,
+ * too, gets a copy at the end of the file, so that the guest sees the same;
+ * where a file would get out of proportion by that, it stays so, as do tables
+ * that share their place.
  *
  * Order of a repair's writes: tables and directories as they are found to be
- * wrong; flush; the header. Each write only takes away what no reader could
- * use, or puts in what the other copy has, so that any subset of them is as
- * good as before. Unused grains at the file's end are cut off last.
+ * wrong, copies of grains and a flush before the tables that lead to them;
+ * flush; the header. Each write only takes away what no reader could use, or
+ * puts in what the other copy has, or what has the same contents, so that any
+ * subset of them is as good as before. Unused grains at the file's end are cut
+ * off last.
  */
 #include "format/vmdk/check.h"
 
@@ -61,11 +65,12 @@ void check_differ(struct vmdk_checker *c, const char *fmt, ...)
 /* --- Directories --- */
 
 /* Where the table of that index would be, in a file as everybody makes it:
- * tables follow their directory; 0: elsewhere. */
-static uint64_t check_usual_place(const struct vmdk_extent *x, unsigned copy,
+ * tables follow their directory; 0: elsewhere. After a disk has shrunk, or in a
+ * file made otherwise, another one may be there. */
+static uint64_t check_usual_place(const struct vmdk_checker *c, unsigned copy,
                                   uint64_t index)
 {
-    const struct vmdk_header *h = &x->h;
+    const struct vmdk_header *h = &c->x->h;
     uint64_t bytes =
         align_up((uint64_t)h->table_entries * h->entry_size, VMDK_SECTOR);
     uint64_t directory = copy ? h->redundant : h->directory;
@@ -75,7 +80,12 @@ static uint64_t check_usual_place(const struct vmdk_extent *x, unsigned copy,
     if (h->redundant >= h->directory ||
         !range_inside(at, h->n_tables * bytes, end))
         return 0;
-    return at + index * bytes;
+    at += index * bytes;
+    return c->places.words && (at + bytes) / VMDK_SECTOR <= c->places.n_bits &&
+                   !bitmap_any(&c->places, at / VMDK_SECTOR,
+                               bytes / VMDK_SECTOR)
+               ? at
+               : 0;
 }
 
 static int check_set_directory(struct vmdk_checker *c, unsigned copy,
@@ -96,7 +106,7 @@ static int check_restore_table(struct vmdk_checker *c, unsigned copy,
                                struct rhea_error *err)
 {
     size_t bytes = (size_t)c->x->h.table_entries * c->x->h.entry_size;
-    uint64_t place = check_usual_place(c->x, copy, index);
+    uint64_t place = check_usual_place(c, copy, index);
     int ret = 0;
     (at[copy] ? check_mendable : check_differ)(
         c, "grain table %" PRIu64 " cannot be found by the %s grain directory",
@@ -163,21 +173,45 @@ static int check_one_table(struct vmdk_checker *c, uint64_t index,
     return check_table(c, index, at, err);
 }
 
+/* Mark grain table INDEX, in either copy; those that share their place are told
+ * of. */
+static void check_mark_table(struct vmdk_checker *c, uint64_t index,
+                             uint64_t table)
+{
+    uint64_t bytes = (uint64_t)c->x->h.table_entries * c->x->h.entry_size;
+    uint64_t first = table / VMDK_SECTOR;
+    uint64_t end =
+        RHEA_MIN(div_up(table + bytes, VMDK_SECTOR), c->places.n_bits);
+    check_use(c, table, bytes);
+    if (!c->places.words || first >= end)
+        return;
+    if (bitmap_any(&c->places, first, end - first)) {
+        c->shared_tables = true;
+        c->out->corruptions++;
+        check_tell(c->out, true,
+                   "grain table %" PRIu64 " is at offset %" PRIu64
+                   " of the file, where another one is, too",
+                   index, table);
+    }
+    bitmap_set(&c->places, first, end - first);
+}
+
 /* All tables, before grains are looked at: none may be where a table is. */
 static int check_mark_tables(struct vmdk_checker *c, struct rhea_error *err)
 {
     struct vmdk_extent *x = c->x;
-    uint64_t bytes = (uint64_t)x->h.table_entries * x->h.entry_size, table;
     int ret = 0;
-    for (unsigned copy = 0; copy < (x->h.redundant ? 2 : 1); copy++)
-        for (uint64_t i = 0; i < x->h.n_tables && !ret; i++) {
-            bool good = false;
-            ret =
-                vmdk_directory_entry(x, copy ? x->h.redundant : x->h.directory,
-                                     i, &table, &good, err);
-            if (!ret && good && table)
-                check_use(c, table, bytes);
-        }
+    for (uint64_t i = 0; i < x->h.n_tables && !ret; i++) {
+        uint64_t at[2] = {0, 0};
+        bool good[2] = {false, false};
+        ret = vmdk_directory_entry(x, x->h.directory, i, &at[0], &good[0], err);
+        if (!ret && x->h.redundant)
+            ret = vmdk_directory_entry(x, x->h.redundant, i, &at[1], &good[1],
+                                       err);
+        for (unsigned copy = 0; copy < 2 && !ret; copy++)
+            if (good[copy] && at[copy] && (!copy || at[1] != at[0]))
+                check_mark_table(c, i, at[copy]);
+    }
     return ret;
 }
 
@@ -328,6 +362,10 @@ static int check_init(struct vmdk_checker *c, struct rhea_error *err)
         return 0;
     int ret = bitmap_init(&c->used, div_up(x->file_size, c->unit), err);
     if (!ret)
+        ret = bitmap_init(&c->places, div_up(x->file_size, VMDK_SECTOR), err);
+    if (!ret && c->fix)
+        ret = copy_budget_init(&c->budget, x->file, err);
+    if (!ret)
         check_use_front(c);
     return ret;
 }
@@ -351,6 +389,7 @@ void vmdk_check_finish(struct vmdk_checker *c)
     free(c->tables[0]);
     free(c->tables[1]);
     bitmap_finish(&c->used);
+    bitmap_finish(&c->places);
     table_drop(&c->x->table);
     vmdk_forget_holes(c->x);
 }

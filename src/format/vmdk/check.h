@@ -4,17 +4,22 @@
 #define RHEA_FORMAT_VMDK_CHECK_H
 
 #include "base/bitmap.h"
+#include "format/copy.h"
 #include "format/finding.h"
 #include "format/vmdk/sparse.h"
 
 struct vmdk_checker {
     struct vmdk_extent *x;
     struct rhea_check *out;
-    bool fix, differ;   /* copies of an extent that was not closed */
-    uint64_t unit;      /* bytes of the file that a bit of USED stands for */
-    struct bitmap used; /* not of streams, whose grains say whose they are */
-    uint64_t last;      /* end of the grain before; 0: none */
-    uint64_t end;       /* of all that is used */
+    bool fix, differ;     /* copies of an extent that was not closed */
+    uint64_t unit;        /* bytes of the file that a bit of USED stands for */
+    struct bitmap used;   /* not of streams, whose grains say whose they are */
+    struct bitmap places; /* sectors that tables are in */
+    bool shared_tables;   /* some have more than one entry */
+    struct copy_budget budget; /* to repair grains that are used twice */
+    bool copied;               /* one, since the last flush */
+    uint64_t last;             /* end of the grain before; 0: none */
+    uint64_t end;              /* of all that is used */
     uint8_t *tables[2]; /* one grain table in both copies, as in the file */
 };
 

@@ -64,37 +64,92 @@ static bool check_packed(const struct vmdk_checker *c, uint64_t grain,
            range_inside(host, *len, c->x->file_size);
 }
 
-/* A grain that an entry leads to. */
-static void check_grain(struct vmdk_checker *c, uint64_t grain, uint64_t host)
+/* Whether others are where this grain is. */
+static bool check_is_taken(const struct vmdk_checker *c, uint64_t host)
+{
+    uint64_t first = host / c->unit;
+    uint64_t count = c->x->h.grain_size / c->unit + (host % c->unit != 0);
+    count = RHEA_MIN(count, c->used.n_bits - RHEA_MIN(first, c->used.n_bits));
+    return count && bitmap_any(&c->used, first, count);
+}
+
+/* A place at the end of the file with what is at *HOST, which becomes that. */
+static int check_copy(struct vmdk_checker *c, uint64_t *host,
+                      struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    uint64_t size = x->h.grain_size;
+    uint64_t to = div_up(x->file_size, size) * size;
+    int ret = vmdk_sparse_limit(x, to + size, err);
+    if (!ret)
+        ret = rhea_storage_truncate(x->file, to + size, err);
+    if (!ret)
+        ret = copy_range(x->file, *host, to, size, true, err);
+    if (ret)
+        return ret;
+    *host = to;
+    x->file_size = x->blocks.file_end = to + size;
+    if (x->blocks.grown)
+        x->blocks.grown = x->blocks.file_end;
+    c->copied = true;
+    return 0;
+}
+
+/* A grain whose place others are in, too. */
+static int check_shared(struct vmdk_checker *c, uint64_t grain, uint64_t *host,
+                        struct rhea_error *err)
+{
+    uint64_t size = c->x->h.grain_size;
+    bool may = false;
+    int ret =
+        c->fix && !c->shared_tables
+            ? copy_budget_take(&c->budget, c->x->file, *host, size, &may, err)
+            : 0;
+    check_tell(c->out, true,
+               "guest offset %" PRIu64 " is at offset %" PRIu64
+               " of the file, which is used more than once%s",
+               c->x->start + grain * size, *host,
+               may                           ? "; copied"
+               : c->fix && !c->shared_tables ? COPY_REFUSED
+                                             : "");
+    c->out->corruptions += !may;
+    c->out->corruptions_fixed += may;
+    return !ret && may ? check_copy(c, host, err) : ret;
+}
+
+static void check_packed_grain(struct vmdk_checker *c, uint64_t grain,
+                               uint64_t host)
 {
     uint64_t size = c->x->h.grain_size, len = size;
-    uint64_t first = host / c->unit, count = size / c->unit;
-    c->out->allocated_clusters++;
-    c->out->compressed_clusters += c->x->h.compressed;
-    if (c->last && c->last != host && !c->x->h.compressed)
-        c->out->fragmented_clusters++;
-    c->last = host + size;
-    if (c->x->h.compressed) {
-        if (!check_packed(c, grain, host, &len)) {
-            c->out->corruptions++;
-            check_tell(c->out, true,
-                       "guest offset %" PRIu64 " is at offset %" PRIu64
-                       " of the file, where another grain or none is",
-                       c->x->start + grain * size, host);
-        }
-        c->end = RHEA_MAX(c->end, host + len);
-        return;
-    }
-    count = RHEA_MIN(count + (host % c->unit != 0),
-                     c->used.n_bits - RHEA_MIN(first, c->used.n_bits));
-    if (count && bitmap_any(&c->used, first, count)) {
+    c->out->compressed_clusters++;
+    if (!check_packed(c, grain, host, &len)) {
         c->out->corruptions++;
         check_tell(c->out, true,
                    "guest offset %" PRIu64 " is at offset %" PRIu64
-                   " of the file, which is used more than once",
+                   " of the file, where another grain or none is",
                    c->x->start + grain * size, host);
     }
-    check_use(c, host, size);
+    c->end = RHEA_MAX(c->end, host + len);
+}
+
+/* A grain that an entry leads to; *HOST may become another place. */
+static int check_grain(struct vmdk_checker *c, uint64_t grain, uint64_t *host,
+                       struct rhea_error *err)
+{
+    uint64_t size = c->x->h.grain_size;
+    int ret = 0;
+    c->out->allocated_clusters++;
+    if (c->last && c->last != *host && !c->x->h.compressed)
+        c->out->fragmented_clusters++;
+    c->last = *host + size;
+    if (c->x->h.compressed) {
+        check_packed_grain(c, grain, *host);
+        return 0;
+    }
+    if (check_is_taken(c, *host))
+        ret = check_shared(c, grain, host, err);
+    check_use(c, *host, size);
+    return ret;
 }
 
 static void check_drop(struct vmdk_checker *c, uint64_t grain, uint64_t host,
@@ -107,42 +162,66 @@ static void check_drop(struct vmdk_checker *c, uint64_t grain, uint64_t host,
                    from_copy ? "; the other table knows better" : "");
 }
 
-/* Entry A alone, or with B, its copy. True where one of them was changed. */
-static bool check_entries(struct vmdk_checker *c, uint64_t grain, uint8_t *a,
-                          uint8_t *b)
+/* Entry A alone, or with B, its copy: A becomes what is right. */
+static enum check_state check_choose(struct vmdk_checker *c, uint64_t grain,
+                                     uint8_t *a, const uint8_t *b,
+                                     uint64_t *host)
 {
     size_t size = c->x->h.entry_size;
-    uint64_t host, host_b;
-    enum check_state s = check_state(c, a, &host);
-    if (!b || memcmp(a, b, size) == 0) {
-        if (s == CHECK_GRAIN)
-            check_grain(c, grain, host);
-        if (s != CHECK_BAD)
-            return false;
-        check_drop(c, grain, host, false);
-        memset(a, 0, size);
-        if (b)
-            memset(b, 0, size);
-        return true;
-    }
-    enum check_state s_b = check_state(c, b, &host_b);
+    uint64_t host_b = 0;
+    enum check_state s = check_state(c, a, host), s_b = CHECK_NONE;
+    bool differ = b && memcmp(a, b, size) != 0;
+    if (differ)
+        s_b = check_state(c, b, &host_b);
     bool take_b = (s_b == CHECK_GRAIN || s_b == CHECK_ZERO) &&
                   (s == CHECK_BAD || s == CHECK_NONE);
     if (s == CHECK_BAD)
-        check_drop(c, grain, host, take_b);
-    else
+        check_drop(c, grain, *host, take_b);
+    else if (differ)
         check_differ(c, "the tables do not agree about guest offset %" PRIu64,
                      c->x->start + grain * c->x->h.grain_size);
-    if (take_b)
+    if (take_b) {
         memcpy(a, b, size);
-    else if (s == CHECK_BAD)
+        *host = host_b;
+        return s_b;
+    }
+    if (s == CHECK_BAD)
         memset(a, 0, size);
-    memcpy(b, a, size);
-    if (take_b)
-        s = s_b;
-    if (s == CHECK_GRAIN)
-        check_grain(c, grain, take_b ? host_b : host);
-    return true;
+    return s;
+}
+
+/* The same of what they lead to; both are to be the same. *CHANGED: one of them
+ * was not what it is now. */
+static int check_entries(struct vmdk_checker *c, uint64_t grain, uint8_t *a,
+                         uint8_t *b, bool *changed, struct rhea_error *err)
+{
+    size_t size = c->x->h.entry_size;
+    uint8_t old[sizeof(uint64_t)];
+    uint64_t host;
+    int ret = 0;
+    memcpy(old, a, size);
+    if (check_choose(c, grain, a, b, &host) == CHECK_GRAIN) {
+        uint64_t there = host;
+        ret = check_grain(c, grain, &there, err);
+        if (there != host)
+            store_le32(a, (uint32_t)(there / VMDK_SECTOR));
+    }
+    *changed |= memcmp(a, old, size) != 0 || (b && memcmp(a, b, size) != 0);
+    if (b)
+        memcpy(b, a, size);
+    return ret;
+}
+
+/* Copies are there before entries lead to them. */
+static int check_store(struct vmdk_checker *c, const uint64_t at[2],
+                       unsigned copies, struct rhea_error *err)
+{
+    size_t bytes = (size_t)c->x->h.table_entries * c->x->h.entry_size;
+    int ret = c->copied ? rhea_storage_flush(c->x->file, err) : 0;
+    c->copied = false;
+    for (unsigned i = 0; i < copies && !ret; i++)
+        ret = rhea_storage_write(c->x->file, c->tables[i], bytes, at[i], err);
+    return ret;
 }
 
 int check_table(struct vmdk_checker *c, uint64_t index, const uint64_t at[2],
@@ -169,11 +248,11 @@ int check_table(struct vmdk_checker *c, uint64_t index, const uint64_t at[2],
             return 0;
         }
     }
-    for (uint64_t i = 0; i < n; i++)
-        changed |= check_entries(c, first + i, c->tables[0] + i * size,
-                                 copy ? c->tables[1] + i * size : NULL);
     int ret = 0;
-    for (unsigned i = 0; i < (copy ? 2 : 1) && changed && c->fix && !ret; i++)
-        ret = rhea_storage_write(x->file, c->tables[i], bytes, at[i], err);
-    return ret;
+    for (uint64_t i = 0; i < n && !ret; i++)
+        ret =
+            check_entries(c, first + i, c->tables[0] + i * size,
+                          copy ? c->tables[1] + i * size : NULL, &changed, err);
+    return ret || !changed || !c->fix ? ret
+                                      : check_store(c, at, copy ? 2 : 1, err);
 }
