@@ -202,8 +202,12 @@ static int check_mark_tables(struct vmdk_checker *c, struct rhea_error *err)
     struct vmdk_extent *x = c->x;
     int ret = 0;
     for (uint64_t i = 0; i < x->h.n_tables && !ret; i++) {
-        uint64_t at[2] = {0, 0};
+        uint64_t at[2] = {0, 0}, none = vmdk_no_tables(x, i);
         bool good[2] = {false, false};
+        if (none) {
+            i += none - 1;
+            continue;
+        }
         ret = vmdk_directory_entry(x, x->h.directory, i, &at[0], &good[0], err);
         if (!ret && x->h.redundant)
             ret = vmdk_directory_entry(x, x->h.redundant, i, &at[1], &good[1],
@@ -228,7 +232,11 @@ static int check_tables(struct vmdk_checker *c, struct rhea_error *err)
                 c->x->image->base.size);
         if (rhea_progress_cancelled(c->out->progress))
             return rhea_error_set(err, ECANCELED, "the check was stopped");
-        ret = check_one_table(c, i, err);
+        uint64_t none = vmdk_no_tables(c->x, i);
+        if (none)
+            i += none - 1;
+        else
+            ret = check_one_table(c, i, err);
     }
     return ret;
 }

@@ -30,9 +30,15 @@ static bool compact_is_free(const struct compact *c, uint64_t at)
 /* Whatever is in use, in whole grains. */
 static uint64_t compact_limit(const struct compact *c, uint64_t start)
 {
-    uint64_t size = c->x->h.grain_size, n = 0;
-    for (uint64_t at = start; at < c->x->file_size; at += size)
-        n += !compact_is_free(c, at);
+    uint64_t size = c->x->h.grain_size, n = 0, at = start;
+    while (at < c->x->file_size) {
+        uint64_t used = at / c->unit;
+        used = used < c->used->n_bits ? bitmap_find(c->used, used, true) : used;
+        if (used >= c->used->n_bits)
+            break;
+        at = RHEA_MAX(at, used * c->unit / size * size) + size;
+        n++;
+    }
     return start + n * size;
 }
 
@@ -77,7 +83,7 @@ static int compact_grains(struct compact *c, struct rhea_error *err)
         if (!ret && e.kind == RHEA_EXTENT_DATA)
             ret =
                 compact_run(c, at / size, div_up(e.length, size), e.host, err);
-        at += e.length;
+        at = vmdk_skip_tables(x, at + e.length);
     }
     if (!ret)
         ret = table_write_back(&x->table, err);

@@ -102,6 +102,27 @@ int vmdk_map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
     return 0;
 }
 
+/* Holes are asked for now and then only. */
+enum { NO_TABLES_STEP = 1024 };
+
+uint64_t vmdk_no_tables(struct vmdk_extent *x, uint64_t index)
+{
+    uint64_t size = x->h.entry_size, bytes;
+    if (index % NO_TABLES_STEP || index >= x->h.n_tables)
+        return 0;
+    bytes = (x->h.n_tables - index) * size;
+    bytes = table_zero_run(&x->table, x->h.directory + index * size, bytes);
+    if (bytes && x->h.redundant)
+        bytes = table_zero_run(&x->table, x->h.redundant + index * size, bytes);
+    return bytes / size;
+}
+
+uint64_t vmdk_skip_tables(struct vmdk_extent *x, uint64_t at)
+{
+    uint64_t span = x->h.table_entries * x->h.grain_size;
+    return at % span ? at : at + vmdk_no_tables(x, at / span) * span;
+}
+
 /* What the tables say of grains from one on. */
 struct span {
     const uint8_t *entries; /* NULL: there is no table, or nothing in it; valid

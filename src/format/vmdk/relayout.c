@@ -144,7 +144,7 @@ static int relayout_move_grains(struct relayout *r, struct rhea_error *err)
         if (!ret && e.kind == RHEA_EXTENT_DATA)
             ret = relayout_move_run(r, at / size, div_up(e.length, size),
                                     e.host, &left, err);
-        at += e.length;
+        at = vmdk_skip_tables(x, at + e.length);
     }
     return ret ? ret : table_write_back(&x->table, err);
 }
@@ -181,9 +181,13 @@ static int relayout_copy(const struct relayout *r, uint64_t at,
     uint64_t bytes = (uint64_t)x->h.table_entries * x->h.entry_size;
     int ret = relayout_directory(r, at, err);
     at += r->directory_bytes;
-    for (uint64_t i = 0; !ret && i < RHEA_MIN(x->h.n_tables, r->n_tables);
-         i++) {
-        uint64_t table;
+    uint64_t n = RHEA_MIN(x->h.n_tables, r->n_tables);
+    for (uint64_t i = 0; !ret && i < n; i++) {
+        uint64_t table, none = vmdk_no_tables(x, i);
+        if (none) {
+            i += none - 1;
+            continue;
+        }
         ret = vmdk_map_table(x, i, &table, err);
         if (!ret && table)
             ret = copy_range(x->file, table, at + i * r->table_bytes, bytes,

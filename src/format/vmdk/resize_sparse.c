@@ -45,7 +45,8 @@ static int sparse_drop_behind(struct vmdk_extent *x, uint64_t size,
     while (!ret && grain < end) {
         uint64_t n = x->h.table_entries - grain % x->h.table_entries;
         ret = sparse_drop(x, grain, n, err);
-        grain += n;
+        grain = vmdk_skip_tables(x, (grain + n) * x->h.grain_size) /
+                x->h.grain_size;
     }
     return ret ? ret : table_write_back(&x->table, err);
 }
