@@ -159,6 +159,10 @@ int frames_create(struct frames **f, const char *path, uint64_t limit,
 /* Map the file of a process that is alive, to store frames. What the file
  * says about itself is checked. */
 int frames_attach(struct frames **f, const char *path, struct rhea_error *err);
+/* The same with a descriptor, which is taken over (also on failure). */
+int frames_attach_fd(struct frames **f, int fd, struct rhea_error *err);
+/* Map all there is now, so that the first frame need not. */
+int frames_prepare(struct frames *f, struct rhea_error *err);
 /* Look at a file that may have been left behind: nothing in it is changed, and
  * only whole frames are found. N_LOST: those that were not; may be NULL. */
 int frames_open(struct frames **f, const char *path, uint64_t *n_lost,
@@ -170,6 +174,7 @@ struct frames_control *frames_control(struct frames *f);
 struct frames_point *frames_point(struct frames *f, unsigned slot);
 struct frames_variable *frames_variable(struct frames *f, unsigned number);
 const char *frames_path(const struct frames *f);
+int frames_fd(const struct frames *f);
 
 /* --- who makes the file -------------------------------------------------- */
 

@@ -278,15 +278,12 @@ int frames_create(struct frames **out, const char *path, uint64_t limit,
     return ret;
 }
 
-/* Open, and look at the control page before anything is mapped. */
-static int open_file(struct frames *f, int flags, struct rhea_error *err)
+/* Look at the control page before anything is mapped. */
+static int look_at_file(const struct frames *f, struct rhea_error *err)
 {
     struct frames_control c;
     ssize_t n;
 
-    f->fd = open(f->path, flags | O_CLOEXEC);
-    if (f->fd < 0)
-        return sys_error(f, "open it", err);
     n = pread(f->fd, &c, sizeof(c), 0);
     if (n < 0)
         return sys_error(f, "read it", err);
@@ -296,20 +293,57 @@ static int open_file(struct frames *f, int flags, struct rhea_error *err)
     return check_layout(f, &c, err);
 }
 
-int frames_attach(struct frames **out, const char *path, struct rhea_error *err)
+static int open_file(struct frames *f, int flags, struct rhea_error *err)
 {
-    struct frames *f = new_frames(path, err);
+    f->fd = open(f->path, flags | O_CLOEXEC);
+    if (f->fd < 0)
+        return sys_error(f, "open it", err);
+    return look_at_file(f, err);
+}
+
+/* Takes FD over. */
+static int attach(struct frames **out, const char *name, int fd,
+                  struct rhea_error *err)
+{
+    struct frames *f = new_frames(name, err);
     int ret;
 
-    if (!f)
+    if (!f) {
+        close(fd);
         return -ENOMEM;
-    ret = open_file(f, O_RDWR, err);
+    }
+    f->fd = fd;
+    ret = look_at_file(f, err);
     if (ret == 0)
         ret = map_fixed(f, err);
     if (ret < 0)
         frames_close(f);
     else
         *out = f;
+    return ret;
+}
+
+int frames_attach(struct frames **out, const char *path, struct rhea_error *err)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    if (fd < 0)
+        return rhea_error_errno(err, errno, "%s: cannot open it", path);
+    return attach(out, path, fd, err);
+}
+
+int frames_attach_fd(struct frames **out, int fd, struct rhea_error *err)
+{
+    return attach(out, "the file of trace frames", fd, err);
+}
+
+int frames_prepare(struct frames *f, struct rhea_error *err)
+{
+    int ret;
+
+    frames_lock(f);
+    ret = frames_map_ring(f, err);
+    frames_unlock(f);
     return ret;
 }
 
@@ -406,6 +440,11 @@ struct frames_variable *frames_variable(struct frames *f, unsigned number)
 const char *frames_path(const struct frames *f)
 {
     return f->path;
+}
+
+int frames_fd(const struct frames *f)
+{
+    return f->fd;
 }
 
 /* --- another size -------------------------------------------------------- */

@@ -30,7 +30,7 @@ static int open_ring(struct recorded *r, const char *path,
         return ret;
     r->is_ring = true;
     r->experiment = r->own;
-    tfile_put_status(r->frames, r->own, &status);
+    tfile_put_status(r->frames, r->own, NULL, &status);
     status_parse(&r->status, status.data ? status.data : "", status.len);
     packet_text_finish(&status);
     return 0;

@@ -74,6 +74,43 @@ static int open_stub(struct session *s, struct rhea_error *err)
     return ret;
 }
 
+static int use_plugin(struct session *s, struct rhea_error *err)
+{
+    struct tracer *t = &s->tracer;
+    pid_t qemu = qemu_process(s);
+    int ret;
+
+    if (!s->how.plugin && !qemu)
+        return rhea_error_set(err, ENOENT,
+                              "it is not known which process QEMU is: say "
+                              "where its plugin's socket is");
+    ret = link_open(&t->link, s->how.plugin, qemu, s->how.timeout, err);
+    if (ret == 0)
+        ret = link_attach(&t->link, t->frames, err);
+    if (ret == 0)
+        t->way = &way_plugin;
+    else
+        link_close(&t->link);
+    return ret;
+}
+
+static int choose_way(struct session *s, struct rhea_error *err)
+{
+    struct rhea_error why;
+
+    if (s->how.way == SESSION_PLUGIN)
+        return use_plugin(s, err);
+    if (s->how.way == SESSION_HARDWARE ||
+        (s->how.way == SESSION_AUTO && s->is_kvm)) {
+        s->tracer.way = &way_hardware;
+    } else if (s->how.way == SESSION_AUTO && s->is_qemu) {
+        if (use_plugin(s, &why) < 0)
+            snprintf(s->no_plugin, sizeof(s->no_plugin), "%.*s",
+                     (int)sizeof(s->no_plugin) - 1, why.text);
+    }
+    return 0;
+}
+
 int session_open(struct session *s, const struct session_how *how,
                  struct rhea_error *err)
 {
@@ -92,9 +129,8 @@ int session_open(struct session *s, const struct session_how *how,
                                      .layout = &s->description.layout};
     if (ret == 0 && how->arch)
         ret = session_choose_view(s, err);
-    if (ret == 0 && (how->way == SESSION_HARDWARE ||
-                     (how->way == SESSION_AUTO && s->is_kvm)))
-        s->tracer.way = &way_hardware;
+    if (ret == 0)
+        ret = choose_way(s, err);
     if (ret == 0)
         ret = wire_listen(how->listen, &s->listener, s->address,
                           sizeof(s->address), err);

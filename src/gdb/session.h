@@ -19,7 +19,12 @@
 #include "gdb/tracer.h"
 #include "gdb/view.h"
 
-enum session_way { SESSION_AUTO, SESSION_STUB, SESSION_HARDWARE };
+enum session_way {
+    SESSION_AUTO,
+    SESSION_STUB,
+    SESSION_HARDWARE,
+    SESSION_PLUGIN
+};
 
 /* The registers that gdb is to see. */
 enum session_arch {
@@ -35,6 +40,8 @@ struct session_how {
     const char *file;   /* of trace frames, which must not be there */
     uint64_t limit;     /* bytes of frames */
     enum session_way way;
+    const char *plugin; /* socket of our plugin in QEMU; NULL: it is asked
+                           where a plugin listens that was told nothing */
     enum session_arch arch;
     pid_t child; /* QEMU, where it is ours: ends with us and we with it;
                     0: none */
@@ -56,6 +63,7 @@ struct session {
     struct view view;               /* what gdb sees instead */
     struct machine machine;
     struct tracer tracer;
+    char no_plugin[256]; /* why not, where it could be */
     int listener;
     char address[256]; /* where we listen */
     struct wire gdb;   /* fd -1: none is connected */

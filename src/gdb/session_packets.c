@@ -197,7 +197,10 @@ static void describe(struct session *s, FILE *out)
             !s->is_qemu ? "not QEMU's"
             : s->is_kvm ? "QEMU with KVM"
                         : "QEMU with TCG");
-    fprintf(out, "way: %s (%s)\n", t->way->name, t->way->text);
+    fprintf(out, "way: %s (%s%s%s)\n", t->way->name, t->way->text,
+            t->link.fd >= 0 ? ", " : "", t->link.fd >= 0 ? t->link.text : "");
+    if (s->no_plugin[0])
+        fprintf(out, "no plugin: %s\n", s->no_plugin);
     fprintf(out, "registers: %s\n",
             s->view.kind == VIEW_STUB ? "as the stub has them"
                                       : view_name(s->view.kind));

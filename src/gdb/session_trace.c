@@ -261,7 +261,8 @@ HANDLER(status)
     UNUSED_REST;
     tracer_settle(&s->tracer);
     packet_puts(&s->reply, "T");
-    tfile_put_status(s->tracer.frames, s->tracer.experiment, &s->reply);
+    tfile_put_status(s->tracer.frames, s->tracer.experiment,
+                     s->tracer.way->name, &s->reply);
     return 0;
 }
 

@@ -17,7 +17,7 @@ static void put_text(struct packet_text *t, const char *text)
 }
 
 void tfile_put_status(struct frames *f, const struct experiment *e,
-                      struct packet_text *out)
+                      const char *way, struct packet_text *out)
 {
     static const char *const stops[] = {
         [FRAMES_NEVER_RUN] = "tnotrun",
@@ -53,6 +53,11 @@ void tfile_put_status(struct frames *f, const struct experiment *e,
     put_text(out, e->notes[NOTE_USER]);
     packet_puts(out, ";notes:");
     put_text(out, e->notes[NOTE_START]);
+    if (way) {
+        put_text(out, e->notes[NOTE_START] ? " [way: " : "[way: ");
+        put_text(out, way);
+        put_text(out, "]");
+    }
     packet_puts(out, ":");
 }
 
@@ -146,7 +151,7 @@ static int put_head(struct frames *f, const struct experiment *e, FILE *file)
 
     fwrite(TFILE_MAGIC, TFILE_MAGIC_BYTES, 1, file);
     fprintf(file, "R %x\n", e->layout.bytes);
-    tfile_put_status(f, e, &status);
+    tfile_put_status(f, e, NULL, &status);
     fprintf(file, "status %s\n", status.data ? status.data : "");
     packet_text_finish(&status);
     for (unsigned i = 0; i < EXPERIMENT_MAX_VARIABLES; i++) {

@@ -18,9 +18,10 @@ enum {
     TFILE_FRAME_HEAD = 2 + 4, /* the tracepoint's number, bytes that follow */
 };
 
-/* The answer to qTStatus, without the T, which is also a line of the head. */
+/* The answer to qTStatus, without the T, which is also a line of the head. WAY
+ * (NULL: none) is told behind the notes. */
 void tfile_put_status(struct frames *f, const struct experiment *e,
-                      struct packet_text *out);
+                      const char *way, struct packet_text *out);
 /* The bytes of a frame with its head. */
 size_t tfile_frame_size(const struct frames_frame *frame,
                         const struct layout *layout);

@@ -11,7 +11,8 @@ int tracer_init(struct tracer *t, struct machine *machine,
 {
     int ret;
 
-    *t = (struct tracer){.machine = machine, .way = &way_stub};
+    *t = (struct tracer){
+        .machine = machine, .way = &way_stub, .link = {.fd = -1}};
     ret = experiment_create(&t->experiment, err);
     if (ret == 0)
         ret = frames_create(&t->frames, path, limit, err);
@@ -39,11 +40,12 @@ int tracer_describe(struct tracer *t, const struct description *d,
 
 void tracer_finish(struct tracer *t)
 {
+    link_close(&t->link);
     hit_finish(&t->hit);
     frames_close(t->frames);
     experiment_destroy(t->experiment);
     breaks_finish(&t->breaks);
-    *t = (struct tracer){0};
+    *t = (struct tracer){.link = {.fd = -1}};
 }
 
 bool tracer_is_running(const struct tracer *t)
@@ -76,8 +78,24 @@ static void take_out(struct tracer *t, const struct tracepoint *p)
     t->inserted[p->slot / 8] &= (uint8_t) ~(1u << (p->slot % 8));
 }
 
+static int load(struct tracer *t, struct rhea_error *err)
+{
+    int ret = t->way->load ? t->way->load(t, err) : 0;
+
+    t->loaded |= ret == 0;
+    return ret;
+}
+
+static void unload(struct tracer *t)
+{
+    if (t->loaded && t->way->unload)
+        t->way->unload(t);
+    t->loaded = false;
+}
+
 static void take_all_out(struct tracer *t)
 {
+    unload(t);
     for (size_t i = 0; i < t->experiment->n_points; i++)
         take_out(t, t->experiment->points[i]);
     t->active = false;
@@ -111,6 +129,8 @@ int tracer_start(struct tracer *t, struct rhea_error *err)
     if (ret == 0)
         ret = sync(t, err);
     if (ret == 0)
+        ret = load(t, err);
+    if (ret == 0)
         ret = frames_start(t->frames, t->experiment, err);
     if (ret < 0) {
         take_all_out(t);
@@ -137,6 +157,10 @@ void tracer_settle(struct tracer *t)
 
 void tracer_suspend(struct tracer *t, bool suspend)
 {
+    if (suspend)
+        unload(t);
+    else if (t->active && load(t, NULL) < 0)
+        tracer_stop(t, FRAMES_STOPPED);
     for (size_t i = 0; i < t->experiment->n_points; i++) {
         const struct tracepoint *p = t->experiment->points[i];
 
@@ -161,6 +185,8 @@ int tracer_install(struct tracer *t, struct tracepoint *p,
         ret = insert(t, p, err);
     if (ret == 0)
         ret = sync(t, err);
+    if (ret == 0)
+        ret = load(t, err);
     if (ret < 0) {
         take_out(t, p);
         (void)sync(t, NULL);
@@ -269,7 +295,7 @@ void tracer_arrive(struct tracer *t, uint64_t pc)
     uint64_t counted;
     bool any = false;
 
-    if (!t->active ||
+    if (!t->active || !t->way->counts_stops ||
         (tracer_is_counted(t, t->machine->thread, &counted) && counted == pc))
         return;
     if (has_returned(t)) {

@@ -13,6 +13,7 @@
 
 #include "gdb/breaks.h"
 #include "gdb/hit.h"
+#include "gdb/link.h"
 #include "gdb/machine.h"
 #include "gdb/probe.h"
 
@@ -27,12 +28,17 @@ struct way {
     int (*insert)(struct tracer *t, const struct tracepoint *p,
                   struct rhea_error *err);
     void (*remove)(struct tracer *t, const struct tracepoint *p);
+    /* The experiment that was published is to be traced, and no longer. May be
+     * NULL. */
+    int (*load)(struct tracer *t, struct rhea_error *err);
+    void (*unload)(struct tracer *t);
     /* Whether a stop at a tracepoint's address is to be counted as a hit. */
     bool counts_stops;
 };
 
 extern const struct way way_stub;     /* breakpoints in the stub */
 extern const struct way way_hardware; /* the processor's own, for KVM */
+extern const struct way way_plugin;   /* inside QEMU, under TCG */
 
 /* A thread that stands where it was counted. */
 struct counted {
@@ -65,6 +71,8 @@ struct tracer {
     struct machine *machine;
     const struct way *way;
     struct probe probe; /* of breakpoints in memory, for way_hardware */
+    struct link link;   /* of way_plugin */
+    bool loaded;        /* see way.load */
     bool active;        /* tracepoints are inserted */
     uint8_t inserted[EXPERIMENT_MAX_POINTS / 8]; /* bit a slot */
     struct counted counted[TRACER_MAX_THREADS];

@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import gdb  # noqa: E402 pylint: disable=import-error
-from bed import (Guest, contains, equal, ex, fails, go, main, match,  # noqa: E402
+from bed import (PLUGIN, Guest, contains, equal, ex, fails, go, main, match,  # noqa: E402
                  num, require, scratch, trace)
 
 
@@ -169,7 +169,7 @@ def predefined_variables():
         for i in range(10):
             ex("tfind %d" % i)
             now = num("$trace_timestamp")
-            require(now > max(before, 10 ** 15), "time goes back")
+            require(now >= max(before, 10 ** 15), "time goes back")
             before = now
             equal(num("$trace_cpu"), 0)
 
@@ -222,7 +222,8 @@ def tfind_in_every_form():
         contains(ex("tfind tracepoint"), "Found trace frame 7")
         contains(ex("tfind range look, look+20"), "Found trace frame 8")
         contains(ex("tfind outside look, look+20"), "Found trace frame 9")
-        contains(ex("tfind line 35"), "Found trace frame 11, tracepoint %d" % b)
+        line = gdb.find_pc_line(num("&look") + 16).line
+        contains(ex("tfind line %d" % line), "Found trace frame 11, tracepoint %d" % b)
         contains(ex("tfind 14"), "Found trace frame 14")
         contains(ex("tfind 15"), "No trace frame found")
         contains(ex("tfind start"), "Found trace frame 0")
@@ -242,7 +243,8 @@ def notes_and_status():
         text = ex("tstatus")
         contains(text, "stopped by a tstop command (enough of it)")
         contains(text, "Trace user is somebody")
-        contains(text, "Trace notes: what it is about")
+        contains(text, "Trace notes: what it is about [way: %s]" %
+                 ("plugin" if PLUGIN else "stub"))
         match(text, r"started at \d+\.\d+ secs, stopped \d+\.\d+ secs later")
         ex("set trace-user")
         ex("set trace-notes")
@@ -288,15 +290,16 @@ def several_at_one_address():
             equal(go()[0], "add")
         ex("delete breakpoints")
         ex("tstop")
-        text = ex("info tracepoints")
-        del text
-        equal(frames(), 10)
+        # The plugin counts when the instruction runs, and at the last stop it
+        # has not.
+        equal(frames(), 8 if PLUGIN else 10)
         numbers = []
-        for i in range(10):
+        for i in range(frames()):
             numbers.append(int(match(ex("tfind %d" % i),
                                      r"tracepoint (\d+)").group(1)))
         turn = [one, two, three, one, three]
-        require(numbers in (turn * 2, (turn[3:] + turn[:3]) * 2), numbers)
+        want = (turn * 2, (turn[3:] + turn[:3]) * 2)
+        require(numbers in [w[:frames()] for w in want], numbers)
         del g
 
 
@@ -333,7 +336,7 @@ def breakpoints_work_as_before():
         ex("step")
         contains(ex("info threads"), "CPU#0")
         contains(ex("monitor info status"), "paused")
-        contains(ex("monitor rhea"), "way: stub")
+        contains(ex("monitor rhea"), "way: " + ("plugin" if PLUGIN else "stub"))
         ex("set var $rax = 5")
         equal(num("$rax"), 5)
         del g

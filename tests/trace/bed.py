@@ -29,6 +29,9 @@ from remote import die_with_parent, is_listened_on  # noqa: E402
 
 TRACE = os.environ.get("RHEA_TRACE") or os.path.join(
     os.environ["RHEA_BUILD"], "tools/rhea-trace/rhea-trace")
+# How hits are to be noticed; "auto" is the plugin, for guests that we start.
+WAY = os.environ.get("RHEA_TRACE_WAY") or "auto"
+PLUGIN = WAY in ("auto", "plugin")
 FLAGS = {
     64: ["-m64", "-mno-red-zone", "-mcmodel=small"],
     32: ["-m32"],
@@ -149,7 +152,8 @@ class Guest:
         self.remote = remote
         self.fresh = image is None and stopped
         self.process = subprocess.Popen(
-            [TRACE, "-l", self.socket, "-f", self.file, "-q"] + list(own) +
+            [TRACE, "-l", self.socket, "-f", self.file, "-q", "-w", WAY] +
+            list(own) +
             ["--", qemu, "-display", "none", "-monitor", "none", "-serial",
              "none", "-nodefaults", kernel, self.image] +
             ["-S"] * stopped + list(options),
@@ -175,7 +179,15 @@ class Guest:
     def connect(self):
         if self.elf:
             ex("file " + self.elf)
-        ex("target %s %s" % (self.remote, self.socket))
+        for _ in range(50):
+            try:
+                ex("target %s %s" % (self.remote, self.socket))
+                break
+            except gdb.error as e:
+                # The socket is there a moment before it can be connected to.
+                if "refused" not in str(e):
+                    raise
+                time.sleep(0.02)
         if self.fresh:
             # Until then the firmware runs, and memory is not the guest's yet.
             self.fresh = False

@@ -26,6 +26,7 @@ int launch_folder(struct launch *l, struct rhea_error *err)
         return -code;
     }
     snprintf(l->stub, sizeof(l->stub), "%s/stub", l->folder);
+    snprintf(l->socket, sizeof(l->socket), "%s/plugin", l->folder);
     return 0;
 }
 
@@ -46,18 +47,47 @@ static int take_listen(struct launch *l, const char *device,
     return 0;
 }
 
-/* QEMU's arguments without those about gdb, and with ours. Freed with free. */
-static char **make_arguments(struct launch *l, char **argv, char *device,
-                             struct rhea_error *err)
+/* Append a path with its commas doubled, as QEMU wants them. */
+static void put_path(char *text, size_t room, const char *path)
 {
-    static char option[] = "-gdb";
+    size_t n = strlen(text);
+
+    for (; *path && n + 2 < room; path++) {
+        text[n++] = *path;
+        if (*path == ',')
+            text[n++] = ',';
+    }
+    text[n] = 0;
+}
+
+/* `FILE,socket=PATH`. TEXT is empty. */
+static int make_plugin(const struct launch *l, char *text, size_t room,
+                       struct rhea_error *err)
+{
+    char path[2048];
+
+    if (!plugin_find(path, sizeof(path)))
+        return rhea_error_set(err, ENOENT,
+                              "%s: the plugin for QEMU is not there", path);
+    put_path(text, room, path);
+    snprintf(text + strlen(text), room - strlen(text), ",socket=");
+    put_path(text, room, l->socket);
+    return 0;
+}
+
+/* QEMU's arguments without those about gdb, and with ours. PLUGIN is a value of
+ * -plugin, or empty. Freed with free. */
+static char **make_arguments(struct launch *l, char **argv, char *device,
+                             char *plugin, struct rhea_error *err)
+{
+    static char option[] = "-gdb", plugin_option[] = "-plugin";
     size_t n = 0, kept = 0;
     char **out;
     int ret = 0;
 
     while (argv[n])
         n++;
-    out = tool_realloc(NULL, (n + 3) * sizeof(*out));
+    out = tool_realloc(NULL, (n + 5) * sizeof(*out));
     for (size_t i = 0; i < n && ret == 0; i++) {
         const char *a = argv[i];
 
@@ -81,6 +111,10 @@ static char **make_arguments(struct launch *l, char **argv, char *device,
     }
     out[kept++] = option;
     out[kept++] = device;
+    if (plugin[0]) {
+        out[kept++] = plugin_option;
+        out[kept++] = plugin;
+    }
     out[kept] = NULL;
     return out;
 }
@@ -88,11 +122,13 @@ static char **make_arguments(struct launch *l, char **argv, char *device,
 int launch_start(struct launch *l, char **argv, struct rhea_error *err)
 {
     RHEA_AUTO_FREE char **arguments = NULL;
-    char device[400];
+    char device[400], plugin[8192] = "";
     sigset_t none;
 
+    if (l->plugin && make_plugin(l, plugin, sizeof(plugin), err) < 0)
+        return -ENOENT;
     snprintf(device, sizeof(device), "unix:%s,server=on,wait=off", l->stub);
-    arguments = make_arguments(l, argv, device, err);
+    arguments = make_arguments(l, argv, device, plugin, err);
     if (!arguments)
         return -EINVAL;
     fflush(NULL);
@@ -153,6 +189,8 @@ int launch_finish(struct launch *l, bool end)
     }
     if (l->stub[0])
         unlink(l->stub);
+    if (l->socket[0])
+        unlink(l->socket);
     if (l->folder[0])
         rmdir(l->folder); /* it stays where frames are in it */
     *l = (struct launch){0};

@@ -338,7 +338,7 @@ static int save(struct record *r, struct session *s, struct rhea_error *err)
         r->run.own_file = false;
         return ret;
     }
-    tfile_put_status(f, s->tracer.experiment, &text);
+    tfile_put_status(f, s->tracer.experiment, NULL, &text);
     status_parse(&status, text.data ? text.data : "", text.len);
     packet_text_finish(&text);
     status_describe(&status, words, sizeof(words));

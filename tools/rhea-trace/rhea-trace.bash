@@ -15,7 +15,7 @@ _rhea_trace() {
     record | report) [ "${#words[@]}" -gt 2 ] && command=${words[1]} ;;
     esac
     case $prev in
-    -w | --way) values="auto stub hardware" ;;
+    -w | --way) values="auto stub hardware plugin" ;;
     -a | --arch) values="auto x86-64 i386 i8086" ;;
     --) values="qemu-system-x86_64 qemu-system-i386" ;;
     esac

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "base/size.h"
 #include "trace.h"
 
@@ -55,7 +56,10 @@ const char run_help[] =
     "  -s, --stub ADDRESS    QEMU's stub (its -gdb or -s)\n"
     "  -f, --file FILE       where trace frames are kept; must not exist\n"
     "  -b, --buffer SIZE     room for trace frames (64M)\n"
-    "  -w, --way WAY         how hits are noticed: auto, stub or hardware\n"
+    "  -w, --way WAY         how hits are noticed: auto, stub, hardware, "
+    "plugin\n"
+    "  -u, --plugin PATH     the socket of the plugin in QEMU, where it was "
+    "told one\n"
     "  -a, --arch ARCH       the registers that gdb gets: auto (by the mode "
     "of\n"
     "                        the processor when gdb comes), x86-64, i386, "
@@ -64,15 +68,15 @@ const char run_help[] =
 
 static int set_way(struct run *r, const char *name)
 {
-    static const char *const names[] = {"auto", "stub", "hardware"};
+    static const char *const names[] = {"auto", "stub", "hardware", "plugin"};
 
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
         if (!strcmp(name, names[i])) {
             r->how.way = (enum session_way)i;
             return 0;
         }
     }
-    tool_error("there is no way %s: say auto, stub or hardware", name);
+    tool_error("there is no way %s: say auto, stub, hardware or plugin", name);
     return -EINVAL;
 }
 
@@ -137,6 +141,9 @@ int run_option(struct run *r, int c, const char *text)
         return set_size(r, text);
     case 'w':
         return set_way(r, text);
+    case 'u':
+        r->how.plugin = text;
+        return 0;
     case 'a':
         return set_arch(r, text);
     case 't':
@@ -164,11 +171,15 @@ int run_prepare(struct run *r, char **qemu, struct rhea_error *err)
     catch_signals();
     ret = launch_folder(&r->launch, err);
     if (ret == 0 && !r->how.stub) {
+        r->launch.plugin = r->how.way == SESSION_PLUGIN ||
+                           (r->how.way == SESSION_AUTO && plugin_suits(qemu));
         ret = launch_start(&r->launch, qemu, err);
         if (ret == 0)
             ret = launch_wait(&r->launch, err);
         r->how.stub = r->launch.stub;
         r->how.child = r->launch.pid;
+        if (r->launch.plugin)
+            r->how.plugin = r->launch.socket;
     }
     r->own_file = !r->file[0];
     if (r->own_file)

@@ -16,6 +16,8 @@ struct launch {
     char stub[300];   /* the stub's address */
     char listen[256]; /* where gdb was to connect by -s or -gdb; "": neither */
     bool wait;        /* -S: the guest waits for gdb */
+    bool plugin;      /* QEMU is to load our plugin */
+    char socket[300]; /* the plugin's */
 };
 
 /* A folder of our own for sockets and frames. */
@@ -27,6 +29,11 @@ int launch_wait(struct launch *l, struct rhea_error *err);
 /* Wait until QEMU has ended, which is told to if END says so; its exit code. */
 int launch_finish(struct launch *l, bool end);
 
+/* plugin.c: the file of our plugin for QEMU; false where there is none. */
+bool plugin_find(char *path, size_t room);
+/* Whether QEMU, started with ARGV, can load it and has use for it. */
+bool plugin_suits(char **argv);
+
 /* run.c: what all commands need that stand between gdb and QEMU. */
 struct run {
     struct session_how how;
@@ -36,12 +43,13 @@ struct run {
 };
 
 /* Options, all of which run_option takes. */
-#define RUN_LETTERS "s:f:b:w:a:t:"
+#define RUN_LETTERS "s:f:b:w:u:a:t:"
 #define RUN_OPTIONS                                                            \
     {"stub", required_argument, NULL, 's'},                                    \
         {"file", required_argument, NULL, 'f'},                                \
         {"buffer", required_argument, NULL, 'b'},                              \
         {"way", required_argument, NULL, 'w'},                                 \
+        {"plugin", required_argument, NULL, 'u'},                              \
         {"arch", required_argument, NULL, 'a'},                                \
     {                                                                          \
         "timeout", required_argument, NULL, 't'                                \

@@ -12,6 +12,7 @@ _start:
     cli
     movl $stack_end, %esp
     movl $pdpt + 3, pml4
+    movl $pdpt + 3, pml4 + 8    /* and once more, 2^39 higher */
     movl $pd + 3, %eax
     movl $pdpt, %edi
     movl $4, %ecx

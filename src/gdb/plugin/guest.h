@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The guest as a callback of a virtual processor finds it: registers and
+ * memory. To be called in that processor's own thread, from such a callback.
+ * Nothing is allocated, no lock is taken, and devices are not read: their
+ * registers may have effects when they are.
+ */
+#ifndef RHEA_GDB_PLUGIN_GUEST_H
+#define RHEA_GDB_PLUGIN_GUEST_H
+
+#include "gdb/hit.h"
+#include "gdb/plugin/qemu.h"
+
+/* General registers as QEMU has them. */
+enum guest_general { GUEST_RCX = 1, GUEST_RSI = 6, GUEST_RDI = 7 };
+
+/* How a register of the layout is read. */
+struct guest_source {
+    enum {
+        GUEST_NOT, /* it cannot be */
+        GUEST_GENERAL,
+        GUEST_IP,
+        GUEST_FLAGS,
+        GUEST_BY_GDB, /* as QEMU's stub does */
+        GUEST_BY_API,
+    } kind;
+    int n; /* the general register, or the stub's number */
+    struct qemu_register *handle;
+};
+
+struct guest_sources {
+    struct guest_source list[EXPERIMENT_MAX_REGISTERS];
+};
+
+/* A virtual processor in a callback. */
+struct guest_cpu {
+    struct qemu_cpu *cpu;
+    struct qemu_bytes *bytes; /* a buffer of a page, never grown */
+    const struct layout *layout;
+    const struct guest_sources *sources;
+    uint64_t pc;    /* linear */
+    uintptr_t code; /* where the callback returns to */
+};
+
+/* Find out where QEMU keeps registers; once, when the first processor has been
+ * made (CPU), in its thread. */
+int guest_find(struct qemu_cpu *cpu, struct rhea_error *err);
+/* How the registers of a layout are read. */
+void guest_find_sources(struct guest_sources *s, const struct layout *l);
+
+/* The linear address of the instruction that is about to run. TRANSLATED: where
+ * it was when it was translated; the same code may run elsewhere, at the same
+ * place in a page. */
+uint64_t guest_pc(const struct guest_cpu *g, uint64_t translated);
+/* 0 where it is not known. */
+uint64_t guest_general(const struct guest_cpu *g, enum guest_general n);
+
+/* For struct hit_machine; OPAQUE is a struct guest_cpu. */
+bool guest_register(void *opaque, unsigned n, void *bytes);
+size_t guest_read(void *opaque, uint64_t address, void *buf, size_t len);
+
+#endif
