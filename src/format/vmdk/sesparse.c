@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -318,18 +319,45 @@ static int sesparse_begin(struct blocks *b, struct rhea_error *err)
     return ret ? ret : sesparse_blank_journal(x, err);
 }
 
-/* Tables number FROM and up to TO hold zeroes. Nothing leads to them. */
+/* Whether the grain table at AT of the file is all zeroes. */
+static int table_is_zero(struct vmdk_extent *x, uint64_t at, bool *zero,
+                         struct rhea_error *err)
+{
+    uint64_t end = at + SESPARSE_TABLE_BYTES;
+    for (*zero = true; *zero && at < end;) {
+        const uint8_t *p;
+        uint32_t len;
+        int ret = table_get(&x->table, at, &p, &len, err);
+        if (ret)
+            return ret;
+        len = (uint32_t)RHEA_MIN((uint64_t)len, end - at);
+        *zero = *p == 0 && memcmp(p, p + 1, len - 1) == 0;
+        at += len;
+    }
+    return 0;
+}
+
+/* Tables number FROM and up to TO become zeroes, written when this returns.
+ * Nothing leads to them. They go through the cache, which may have pages in
+ * which they stand beside the directory. */
 static int sesparse_clear_tables(struct vmdk_extent *x, uint64_t from,
                                  uint64_t to, struct rhea_error *err)
 {
-    uint64_t at = sesparse_table_at(x, from);
-    uint64_t len = (to - from) * SESPARSE_TABLE_BYTES, run = 0;
-    bool hole = false;
-    if (at < x->file_size &&
-        rhea_storage_extent(x->file, at, len, &hole, &run, NULL) == 0 && hole &&
-        run >= len)
-        return 0;
-    return rhea_storage_zero(x->file, at, len, true, err);
+    bool changed = false;
+    for (uint64_t i = from; i < to; i++) {
+        uint64_t at = sesparse_table_at(x, i);
+        bool zero = true;
+        if (vmdk_is_hole(x, at, SESPARSE_TABLE_BYTES))
+            continue;
+        int ret = table_is_zero(x, at, &zero, err);
+        if (!ret && !zero)
+            ret = sesparse_put(&x->table, at, SESPARSE_TABLE_ENTRIES,
+                               SESPARSE_NONE, 0, 0, err);
+        if (ret)
+            return ret;
+        changed |= !zero;
+    }
+    return changed ? table_write_back(&x->table, err) : 0;
 }
 
 /* Directory entries from FROM to TO lead to tables from number NUMBER on. */
