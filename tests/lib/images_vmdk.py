@@ -209,3 +209,67 @@ def sesparse(size, data, grain=8, table=64, **how):
                        size, grain, table, how.get('flags', 0),
                        how.get('mark', 0), 0, 0, 0, *areas)
     return pad(head) + b''.join(parts) + bytes(fill * SECTOR) + b''.join(grains)
+
+
+PARTS = ('volatile', 'journal_header', 'journal', 'directory', 'tables',
+         'bitmap', 'back_map', 'grains')
+
+
+class SeSparse:
+    """An extent of the sizes that ESXi makes, read and judged."""
+
+    def __init__(self, path):
+        with open(path, 'rb') as f:
+            self.data = f.read()
+        head = self.words(0, 26)
+        self.version, self.capacity = head[1:3]
+        self.at, self.size = {}, {}
+        for i, name in enumerate(PARTS):
+            self.at[name], self.size[name] = (n * SECTOR for n in
+                                              head[10 + 2 * i:12 + 2 * i])
+        self.free, self.transaction, self.replay = self.words(
+            self.at['volatile'] + 8, 3)
+        n = -(-self.capacity // (8 * 4096))
+        self.directory = self.words(self.at['directory'], n)
+
+    def words(self, at, n):
+        return struct.unpack(f'<{n}Q', self.data[at:at + 8 * n].ljust(8 * n,
+                                                                      b'\0'))
+
+    def part(self, name):
+        return self.data[self.at[name]:self.at[name] + self.size[name]]
+
+    def grains(self):
+        """Of each grain: entry in the directory, number of its table, entry in
+        that, number of its place."""
+        for index, entry in enumerate(self.directory):
+            if not entry:
+                continue
+            number = entry & 0xffffffff
+            table = self.words(self.at['tables'] + number * 32768, 4096)
+            for at, e in enumerate(table):
+                if e >> 60 == 3:
+                    yield (index, number, at,
+                           (e >> 48 & 0xfff) | (e & 0xffffffffffff) << 12)
+
+    def problems(self, by='place'):
+        """What is not as it should be, in an extent without leaks."""
+        bits = int.from_bytes(self.part('bitmap'), 'little')
+        seen, found = 0, []
+        for index, number, at, place in self.grains():
+            owner = number if by == 'place' else index
+            back, = self.words(self.at['back_map'] + 8 * place, 1)
+            if back != sesparse_entry(1, owner * 4096 + at):
+                found.append(f'back map of {place}')
+            if seen >> place & 1:
+                found.append(f'{place} twice')
+            seen |= 1 << place
+        if seen != bits:
+            found.append(f'bitmap: {seen ^ bits:x}')
+        numbers = [e & 0xffffffff for e in self.directory if e]
+        if len(set(numbers)) != len(numbers) or \
+                any(n >= self.free for n in numbers):
+            found.append('directory')
+        if self.replay or self.part('journal').strip(b'\0'):
+            found.append('journal')
+        return found

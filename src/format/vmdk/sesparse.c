@@ -15,8 +15,8 @@
  *   4. flush; entries of grain tables and of the directory, in any order: a new
  *      table without its entry is missed by nobody, one without entries is all
  *      zeroes.
- * After a crash there may be grains that are marked and nobody's, and a table
- * whose place is lost; the check tells of the former.
+ * After a crash there may be grains that are marked and nobody's, of which the
+ * check tells, and a place for a table that is lost until no other is left.
  *
  * Tables of images that are made here stand in the guest's order, so that the
  * back map says the same by whichever of the two numbers ESXi counts.
@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 
@@ -242,9 +243,9 @@ int sesparse_look(struct vmdk_extent *x, struct sesparse_found *found,
 static int look_at_bits(struct vmdk_extent *x, bool *backwards,
                         struct rhea_error *err)
 {
-    uint64_t end =
-        RHEA_MIN(sesparse_place_of(x, sesparse_file_end(x)), x->se->n_places) /
-        8;
+    uint64_t end = div_up(
+        RHEA_MIN(sesparse_place_of(x, sesparse_file_end(x)), x->se->n_places),
+        8);
     uint64_t wrong[2] = {0};
     for (uint64_t i = end - RHEA_MIN(end, (uint64_t)BITS_LOOKED_AT); i < end;
          i++) {
@@ -254,8 +255,9 @@ static int look_at_bits(struct vmdk_extent *x, bool *backwards,
                             &len, err);
         uint8_t bits = ret ? 0 : *p;
         for (unsigned bit = 0; bit < 8 && bits && bits != 0xff && !ret; bit++) {
-            uint64_t back;
-            ret = sesparse_back(x, i * 8 + bit, &back, err);
+            uint64_t back = 0;
+            if (i * 8 + bit < x->se->n_places)
+                ret = sesparse_back(x, i * 8 + bit, &back, err);
             if (ret || back)
                 continue;
             wrong[0] += bits >> bit & 1;
@@ -398,6 +400,29 @@ static int sesparse_assign_same(struct vmdk_extent *x, uint64_t index,
     return ret;
 }
 
+/* The number of a table that the directory does not lead to. Places may have
+ * been handed out and lost in a crash. */
+static int sesparse_find_lost(struct vmdk_extent *x, uint64_t *number,
+                              struct rhea_error *err)
+{
+    struct bitmap used = {0};
+    uint64_t n = x->h.parts[PART_TABLES].size / SESPARSE_TABLE_BYTES;
+    int ret = bitmap_init(&used, n, err);
+    for (uint64_t i = 0; !ret && i < x->h.n_tables; i++) {
+        uint64_t table;
+        ret = vmdk_table_find(x, i, false, &table, err);
+        if (!ret && table)
+            bitmap_set(&used, sesparse_table_number(x, table), 1);
+    }
+    *number = ret ? 0 : bitmap_find(&used, 0, false);
+    bitmap_finish(&used);
+    return ret || *number < n
+               ? ret
+               : rhea_error_set(err, ENOSPC,
+                                "the extent (SESparse) has no room for another "
+                                "grain table");
+}
+
 /* *TABLE is where grain table INDEX is, in the cache. */
 static int sesparse_need_table(struct vmdk_extent *x, uint64_t index,
                                uint64_t *table, struct rhea_error *err)
@@ -411,12 +436,11 @@ static int sesparse_need_table(struct vmdk_extent *x, uint64_t index,
         return ret;
     }
     uint64_t number = x->h.free_table;
+    if (number < x->h.parts[PART_TABLES].size / SESPARSE_TABLE_BYTES)
+        ret = sesparse_set_free(x, number + 1, err);
+    else
+        ret = sesparse_find_lost(x, &number, err);
     *table = sesparse_table_at(x, number);
-    if ((number + 1) * SESPARSE_TABLE_BYTES > x->h.parts[PART_TABLES].size)
-        return rhea_error_set(err, ENOSPC,
-                              "the extent (SESparse) has no room for another "
-                              "grain table");
-    ret = sesparse_set_free(x, number + 1, err);
     return ret ? ret : sesparse_assign(x, index, index + 1, number, err);
 }
 

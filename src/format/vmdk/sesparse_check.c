@@ -57,6 +57,35 @@ static int one_entry(struct table *t, uint64_t at, uint64_t *entry,
     return ret;
 }
 
+/* Whether the entry that BACK, of the back map, names is ENTRY. */
+static int back_is(struct sesparse_checker *s, uint64_t back, uint64_t entry,
+                   bool *is, struct rhea_error *err)
+{
+    struct vmdk_extent *x = s->c.x;
+    uint64_t number = sesparse_number(back) / SESPARSE_TABLE_ENTRIES;
+    uint64_t there, table = 0;
+    bool good = true;
+    int ret = 0;
+    *is = false;
+    if (back >> 60 != SESPARSE_UNMAPPED)
+        return 0;
+    if (x->se->owner != SESPARSE_BY_INDEX) {
+        if (number * SESPARSE_TABLE_BYTES < x->h.parts[PART_TABLES].size)
+            table = x->h.parts[PART_TABLES].at + number * SESPARSE_TABLE_BYTES;
+    } else if (number < x->h.n_tables) {
+        ret =
+            vmdk_directory_entry(x, x->h.directory, number, &table, &good, err);
+    }
+    if (ret || !good || !table)
+        return ret;
+    ret = one_entry(&x->table,
+                    table + sesparse_number(back) % SESPARSE_TABLE_ENTRIES *
+                                sizeof(there),
+                    &there, err);
+    *is = !ret && there == entry;
+    return ret;
+}
+
 /* --- Grains --- */
 
 /* An entry of a grain table. */
@@ -101,6 +130,17 @@ static int entry_maps(struct sesparse_checker *s, const struct entry *e,
         ret = one_entry(&x->se->maps, at, &back, err);
     if (ret || !s->owners || back == owner)
         return ret;
+    bool others;
+    ret = back_is(s, back, sesparse_entry(SESPARSE_GRAIN, place), &others, err);
+    if (ret || others) {
+        /* Used twice, and nobody knows whose it is. */
+        s->c.out->corruptions += others;
+        check_tell(s->c.out, true,
+                   "the grain of guest offset %" PRIu64
+                   " is another's by the back map, and that one has it, too",
+                   e->guest);
+        return ret;
+    }
     check_mendable(&s->c,
                    "the grain of guest offset %" PRIu64
                    " is another's by the back map",
@@ -222,7 +262,8 @@ static int check_free_table(struct sesparse_checker *s, struct rhea_error *err)
     struct vmdk_extent *x = s->c.x;
     uint64_t end = bitmap_end(&s->tables);
     uint64_t places = x->h.parts[PART_TABLES].size / SESPARSE_TABLE_BYTES;
-    uint64_t right = RHEA_MAX(end, RHEA_MIN(x->h.free_table, places));
+    uint64_t right =
+        x->h.free_table > places ? end : RHEA_MAX(end, x->h.free_table);
     if (!s->maps || right == x->h.free_table)
         return 0;
     check_mendable(&s->c,
@@ -263,27 +304,16 @@ static int leak_is_kept(struct sesparse_checker *s, uint64_t place, bool *kept,
                         struct rhea_error *err)
 {
     struct vmdk_extent *x = s->c.x;
-    uint64_t back, entry = 0, table = 0;
-    *kept = !s->owners;
+    uint64_t back;
+    *kept = true;
+    if (!s->owners)
+        return 0;
     int ret = one_entry(&x->se->maps,
                         x->h.parts[PART_BACK_MAP].at + place * sizeof(back),
                         &back, err);
-    if (ret || !s->owners || back >> 60 != SESPARSE_UNMAPPED)
-        return ret;
-    uint64_t number = sesparse_number(back) / SESPARSE_TABLE_ENTRIES;
-    if (x->se->owner != SESPARSE_BY_INDEX && number < s->tables.n_bits &&
-        bitmap_get(&s->tables, number))
-        table = x->h.parts[PART_TABLES].at + number * SESPARSE_TABLE_BYTES;
-    else if (x->se->owner == SESPARSE_BY_INDEX && number < x->h.n_tables)
-        ret = vmdk_table_find(x, number, false, &table, err);
-    if (ret || !table)
-        return ret;
-    ret = one_entry(&x->table,
-                    table + sesparse_number(back) % SESPARSE_TABLE_ENTRIES *
-                                sizeof(entry),
-                    &entry, err);
-    *kept = entry == sesparse_entry(SESPARSE_UNMAPPED, place);
-    return ret;
+    return ret ? ret
+               : back_is(s, back, sesparse_entry(SESPARSE_UNMAPPED, place),
+                         kept, err);
 }
 
 static int check_bit(struct sesparse_checker *s, uint64_t place, bool fix,
