@@ -104,6 +104,13 @@ static void a_fault_anywhere_loses_nothing_that_was_flushed(void)
     faults_everywhere(&subject);
 }
 
+static void a_crash_while_it_shrinks_loses_nothing_of_the_rest(void)
+{
+    for (uint64_t seed = 1; seed <= 3; seed++)
+        shrink_survives(&subject, seed, seed % 2,
+                        seed * BLOCK + SPREAD / 2 / 4096 * 4096);
+}
+
 static void threads_share_blocks(void)
 {
     threads_share(&subject);
@@ -441,6 +448,7 @@ int main(int argc, char **argv)
     TEST(a_crash_anywhere_leaves_a_whole_image);
     TEST(qemu_replays_what_a_crash_leaves);
     TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
+    TEST(a_crash_while_it_shrinks_loses_nothing_of_the_rest);
     TEST(threads_share_blocks);
     TEST(the_log_begins_anew_where_its_ring_ends);
     TEST(many_bitmaps_are_written_in_order);

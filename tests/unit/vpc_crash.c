@@ -44,6 +44,13 @@ static void threads_share_blocks(void)
     threads_share(&subject);
 }
 
+static void a_crash_while_it_shrinks_loses_nothing_of_the_rest(void)
+{
+    for (uint64_t seed = 1; seed <= 6; seed++)
+        shrink_survives(&subject, seed, seed % 2,
+                        seed * SIZE / 8 / SECTOR * SECTOR);
+}
+
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
@@ -52,5 +59,6 @@ int main(int argc, char **argv)
     TEST(a_crash_anywhere_leaves_a_whole_fixed_image);
     TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
     TEST(threads_share_blocks);
+    TEST(a_crash_while_it_shrinks_loses_nothing_of_the_rest);
     return test_finish();
 }

@@ -13,7 +13,7 @@
  * the old size in the footers; flush; then the new one. A fixed image gets its
  * new footer at the new end before the old one is overwritten.
  *   Shrinking: the footers first; then the entries behind the new end are
- * dropped.
+ * dropped; then blocks from the end of the file take their places.
  *   Emptying: XenServer's map, flush; the entries, each of which means by
  * itself that the block is not there; flush; the footer's move.
  */
@@ -506,6 +506,7 @@ static int change_grow(struct vpc *v, const struct rhea_resize *how,
 
 static int change_shrink(struct vpc *v, uint64_t size, struct rhea_error *err)
 {
+    bool closed;
     RHEA_LOCKED(&v->blocks.lock);
     int ret = change_begin(v, err);
     if (ret)
@@ -514,6 +515,8 @@ static int change_shrink(struct vpc *v, uint64_t size, struct rhea_error *err)
     ret = vpc_write_footers(v, err);
     if (!ret)
         ret = change_unuse(v, div_up(size, v->block_size), v->entries, err);
+    if (!ret)
+        ret = vpc_close_up(v, &closed, err);
     if (!ret)
         ret = vpc_find_data_end(v, err);
     v->base.size = v->blocks.size = size;

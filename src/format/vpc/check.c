@@ -7,8 +7,8 @@
  * Repair drops entries that lead to no place where a block can be, makes whole
  * what the end of the file cuts off, with zeroes, and writes the footers anew.
  * Blocks that overlap stay: which of the two owners' data they hold, nobody
- * knows. Places that no entry leads to are cut off at the end of the file; in
- * the middle they stay, since new blocks go to the end.
+ * knows. Blocks from the end of the file move to places that no entry leads to
+ * (close_up.c), and the end is cut off.
  *
  * Order of a repair's writes: entries and bitmaps, each of which only loses
  * what no reader could use; the header's first sector, with the checksum;
@@ -273,6 +273,18 @@ static int check_complete_blocks(struct vpc_checker *c, struct rhea_error *err)
                              v->found.file_size - v->footer_at, false, err);
 }
 
+/* The room that nobody uses comes together at the end of the file. */
+static int check_close_up(struct vpc_checker *c, struct rhea_error *err)
+{
+    bool done;
+    int ret = vpc_close_up(c->v, &done, err);
+    if (!ret)
+        ret = vpc_find_data_end(c->v, err);
+    if (!ret && done)
+        c->out->leaks = 0;
+    return ret;
+}
+
 /* Whole blocks behind the last one in use are cut off with the footer's move;
  * a footer that is where it should be is left there. */
 static int check_finish(struct vpc_checker *c, unsigned fix,
@@ -282,11 +294,13 @@ static int check_finish(struct vpc_checker *c, unsigned fix,
     int ret = table_write_back(&v->table, err);
     if (!ret)
         ret = vpc_find_data_end(v, err);
+    bool damaged = c->out->corruptions || c->out->errors;
+    bool errors = c->footer_damage || c->cut_off;
+    if (!ret && (fix & RHEA_FIX_LEAKS) && c->out->leaks && !damaged && !errors)
+        ret = check_close_up(c, err);
     uint64_t tail = v->footer_at > v->data_end
                         ? (v->footer_at - v->data_end) / c->block_bytes
                         : 0;
-    bool damaged = c->out->corruptions || c->out->errors;
-    bool errors = c->footer_damage || c->cut_off;
     c->out->image_end = v->data_end;
     if (!ret && !damaged &&
         ((c->fix && errors) || ((fix & RHEA_FIX_LEAKS) && tail && !errors))) {

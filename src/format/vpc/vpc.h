@@ -362,6 +362,13 @@ extern const struct rhea_option_help vpc_create_options[];
 int vpc_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
               struct rhea_error *err);
 
+/* --- close_up.c --- */
+
+/* With the lock held, nothing in flight or dirty: no room for a block is left
+ * before the last one; durable. *DONE: false where the image is better left as
+ * it is. */
+int vpc_close_up(struct vpc *v, bool *done, struct rhea_error *err);
+
 /* --- change.c --- */
 
 /* Put SIZE into v->footer, with a geometry that says the same, or one that
