@@ -278,7 +278,7 @@ static int resume(struct session *s, const char *packet, size_t len,
     ret = session_run(s, packet, len, err);
     if (ret < 0 || s->gdb.fd < 0 || serial != s->gdb_serial)
         return ret;
-    packet_puts(&s->reply, s->stub.stop);
+    packet_puts(&s->reply, s->refused ? s->refusal : s->stub.stop);
     return answer(s, err);
 }
 

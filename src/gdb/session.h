@@ -71,9 +71,11 @@ struct session {
     unsigned gdb_serial; /* of that connection */
     bool packet_waits;   /* a packet of gdb's came while the guest ran, and is
                             in gdb.in */
-    bool leaving;        /* gdb has detached: its connection ends */
-    bool was_running;    /* without gdb, the guest is to run */
-    int64_t frame;       /* the one gdb looks at; -1: none, the guest */
+    bool refused;        /* the stub did not let it run, and answered this */
+    char refusal[256];
+    bool leaving;     /* gdb has detached: its connection ends */
+    bool was_running; /* without gdb, the guest is to run */
+    int64_t frame;    /* the one gdb looks at; -1: none, the guest */
     struct packet_text reply;
     /* Text of answers that come in pieces (qTfP and so on). */
     char *lines, *next_line;
@@ -138,7 +140,7 @@ int session_refuse(struct session *s, const struct rhea_error *err);
 
 /* Let it run as PACKET says, until it has stopped so that gdb is to know, or
  * another gdb has come, or the one that was there is gone (s->gdb_serial and
- * s->gdb.fd). The stop is s->stub.stop. */
+ * s->gdb.fd). The stop is s->stub.stop, where it was not refused. */
 int session_run(struct session *s, const char *packet, size_t len,
                 struct rhea_error *err);
 /* A connection to our socket is gdb's. Takes FD over. */

@@ -181,6 +181,12 @@ static int hear_stub(struct session *s, struct running *r,
                                       packet);
         } else if (stub_is_stop(&s->stub, packet, len)) {
             return 1;
+        } else if (len == 0 || packet[0] == 'E') {
+            /* Backwards, say, where nothing was recorded. */
+            s->stub.running = false;
+            s->refused = true;
+            snprintf(s->refusal, sizeof(s->refusal), "%s", packet);
+            return 1;
         } else {
             pass_on(s, packet, len);
         }
@@ -595,7 +601,9 @@ static int run_once(struct session *s, struct running *r,
         ret = step_alone(s, r, mover, err);
     else
         ret = carry_out(s, r, err);
-    return ret < 0 ? ret : judge(s, r, mover, err);
+    if (ret < 0 || s->refused)
+        return ret < 0 ? ret : 1;
+    return judge(s, r, mover, err);
 }
 
 /* Backwards, tracepoints do not count, and their breakpoints would stop it. */
@@ -613,7 +621,9 @@ static int run_back(struct session *s, struct running *r,
     tracer_suspend(t, false);
     if (ret == 0 && !s->stub.wire.dead)
         ret = breaks_sync(&t->breaks, &s->stub, NULL, err);
-    return ret < 0 ? ret : judge(s, r, "", err);
+    if (ret < 0 || s->refused)
+        return ret;
+    return judge(s, r, "", err);
 }
 
 int session_run(struct session *s, const char *packet, size_t len,
@@ -622,6 +632,7 @@ int session_run(struct session *s, const char *packet, size_t len,
     struct running r = {0};
     int ret = 0;
 
+    s->refused = false;
     request_parse(&r.request, packet, len, s->machine.thread);
     if (r.request.stepping[0] && !r.request.reverse) {
         ret = machine_select(&s->machine, r.request.stepping, err);

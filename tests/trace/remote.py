@@ -145,9 +145,14 @@ def is_listened_on(path):
                    if line.rstrip("\n").endswith(" " + path))
 
 
-def start_trace(folder, stub, *options):
+def start_trace(folder, stub, *options, more=None):
     """rhea-trace in front of STUB, a port or a path; the process and where it
-    listens."""
+    listens. MORE is called in the new process before it begins."""
+    def prepare():
+        die_with_parent()
+        if more:
+            more()
+
     path = os.path.join(folder, "gdb")
     log = open(os.path.join(folder, "log"), "wb")
     p = subprocess.Popen(
@@ -155,7 +160,7 @@ def start_trace(folder, stub, *options):
          os.path.join(folder, "frames"), "-s",
          "localhost:%d" % stub if isinstance(stub, int) else stub] +
         list(options), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        preexec_fn=die_with_parent)
+        preexec_fn=prepare)
     log.close()
     end = time.monotonic() + 60
     while not is_listened_on(path):
