@@ -525,11 +525,10 @@ int frames_publish(struct frames *f, const struct experiment *e,
     return write_text(f, text, len, err);
 }
 
-int frames_text(struct frames *f, char **out, size_t *out_len,
-                uint64_t *generation, struct rhea_error *err)
+static int read_text(const struct frames *f, uint64_t g, char **out,
+                     size_t *out_len, struct rhea_error *err)
 {
     const struct frames_control *c = f->control;
-    uint64_t g = __atomic_load_n(&c->generation, __ATOMIC_ACQUIRE);
     uint64_t len = c->slots[g & 1].len;
     RHEA_AUTO_FREE char *text = NULL;
 
@@ -548,6 +547,24 @@ int frames_text(struct frames *f, char **out, size_t *out_len,
                               f->path);
     *out = rhea_steal(text);
     *out_len = len;
-    *generation = g;
     return 0;
+}
+
+/* After a crash of the system the last text may not be there, or not all of it.
+ * The one before tells of the same tracepoints: what is published while there
+ * are frames is a note, or another tracepoint. */
+int frames_text(struct frames *f, char **out, size_t *out_len,
+                uint64_t *generation, struct rhea_error *err)
+{
+    struct frames_control *c = f->control;
+    uint64_t g = __atomic_load_n(&c->generation, __ATOMIC_ACQUIRE);
+    int ret = read_text(f, g, out, out_len, err);
+
+    if (ret == -EINVAL && f->private && g > 1) {
+        c->generation = --g;
+        ret = read_text(f, g, out, out_len, err);
+    }
+    if (ret == 0)
+        *generation = g;
+    return ret;
 }

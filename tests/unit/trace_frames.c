@@ -449,6 +449,37 @@ static void torn_frames_are_dropped_and_others_kept(void)
     frames_close(f);
 }
 
+static void a_torn_experiment_is_that_before(void)
+{
+    struct frames *f = new_frames("text", 1 << 20), *g = NULL;
+    const struct frames_control *c = frames_control(f);
+    uint64_t generation, was;
+    struct experiment *e;
+    char *text = NULL;
+    size_t len;
+
+    start(f);
+    CHECK_OK(frames_text(f, &text, &len, &was, NULL), NULL);
+    CHECK_OK(experiment_create(&e, NULL), NULL);
+    CHECK_OK(experiment_load(e, text, len, NULL), NULL);
+    free(text);
+    CHECK_OK(experiment_note(e, NOTE_STOP, "enough", 6, NULL), NULL);
+    CHECK_OK(frames_publish(f, e, NULL), NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_OK(frames_open(&g, test_path("text"), NULL, NULL), NULL);
+        CHECK_OK(frames_text(g, &text, &len, &generation, NULL), NULL);
+        CHECK_EQ(generation, was + !i);
+        CHECK_CONTAINS(text, "tp T1:1000");
+        CHECK_EQ(strstr(text, "note") != NULL, !i);
+        free(text);
+        frames_close(g);
+        damage(test_path("text"),
+               c->text + ((was + 1) & 1) * (uint64_t)FRAMES_TEXT, 4);
+    }
+    experiment_destroy(e);
+    frames_close(f);
+}
+
 static void a_closed_file_opens_as_it_was(void)
 {
     struct frames *f = new_frames("closed", 1 << 20), *g = NULL;
@@ -597,6 +628,7 @@ int main(int argc, char **argv)
     TEST(many_threads_share_a_circular_buffer);
     TEST(killed_writers_leave_whole_frames);
     TEST(torn_frames_are_dropped_and_others_kept);
+    TEST(a_torn_experiment_is_that_before);
     TEST(a_closed_file_opens_as_it_was);
     TEST(files_are_not_overwritten);
     TEST(damaged_control_pages_are_refused);
