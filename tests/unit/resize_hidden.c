@@ -15,6 +15,7 @@
 #include "format/qcow2/qcow2.h"
 #include "format/qed.h"
 #include "format/vhdx/vhdx.h"
+#include "format/vmdk/header.h"
 #include "format/vpc/vpc.h"
 #include "lib/test.h"
 
@@ -93,6 +94,11 @@ static void vhdx_say_smaller(struct rhea_storage *s)
     put_le64(s, at, SMALL);
 }
 
+static void vmdk_shrink(struct rhea_storage *s)
+{
+    put_le64(s, HOSTED_H_CAPACITY, SMALL / SECTOR);
+}
+
 static void vpc_shrink(struct rhea_storage *s)
 {
     struct rhea_format *f = open_ok(rhea_format_find("vpc"), s, 0);
@@ -119,6 +125,7 @@ static const struct subject {
     {"qed", {"cluster_size", "4k"}, qed_shrink},
     {"vdi", {NULL, NULL}, vdi_shrink},
     {"vhdx", {"block_size", "1M"}, vhdx_say_smaller},
+    {"vmdk", {NULL, NULL}, vmdk_shrink},
     {"vpc", {NULL, NULL}, vpc_shrink},
 };
 

@@ -25,7 +25,8 @@ enum {
 struct vmdk_shape {
     enum vmdk_kind kind;
     bool parent, zero_grains;
-    bool tables; /* all are there from the start, in both copies */
+    bool tables;    /* all are there from the start, in both copies */
+    bool long_text; /* the descriptor has more than one sector */
 };
 
 static inline void vmdk_put(struct rhea_storage *s, const void *buf, size_t len,
@@ -48,20 +49,27 @@ static inline struct rhea_storage *vmdk_memory(void)
 static inline void vmdk_put_text(struct rhea_storage *s, uint64_t offset,
                                  uint64_t size, const struct vmdk_shape *shape)
 {
-    char text[600];
+    char text[1100], comment[700] = "";
     static const char *const kinds[][2] = {
+        [VMDK_FLAT] = {"monolithicFlat", "FLAT"},
         [VMDK_HOSTED] = {"monolithicSparse", "SPARSE"},
         [VMDK_COWD] = {"vmfsSparse", "VMFSSPARSE"},
         [VMDK_SESPARSE] = {"seSparse", "SESPARSE"},
     };
+    if (shape->long_text) {
+        memset(comment, '#', sizeof(comment) - 2);
+        comment[sizeof(comment) - 2] = '\n';
+    }
     int n = snprintf(
         text, sizeof(text),
         "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=%s\n"
         "createType=\"%s\"\n%s\n# Extent description\nRW %" PRIu64
-        " %s \"extent\"\n\n#DDB\nddb.adapterType = \"ide\"\n",
+        " %s \"extent\"\n\n%s#DDB\nddb.geometry.cylinders = \"1\"\n"
+        "ddb.geometry.heads = \"16\"\nddb.geometry.sectors = \"63\"\n"
+        "ddb.adapterType = \"ide\"\n",
         shape->parent ? "87654321" : "ffffffff", kinds[shape->kind][0],
         shape->parent ? "parentFileNameHint=\"base.vmdk\"\n" : "",
-        size / VMDK_SECTOR, kinds[shape->kind][1]);
+        size / VMDK_SECTOR, kinds[shape->kind][1], comment);
     vmdk_put(s, text, (size_t)n, offset);
 }
 
