@@ -44,9 +44,9 @@ int vmdk_table_find(struct vmdk_extent *x, uint64_t index, bool redundant,
 /* The one that is read: the first copy or, where that is none, the other. */
 int vmdk_map_table(struct vmdk_extent *x, uint64_t index, uint64_t *table,
                    struct rhea_error *err);
-/* How many tables from INDEX on, 0 where that is not known, there are not in any
- * copy, for their entries are in holes of the file. A header claims directories
- * of many GiB as easily as small ones. */
+/* How many tables from INDEX on, 0 where that is not known, there are not in
+ * any copy, for their entries are in holes of the file. A header claims
+ * directories of many GiB as easily as small ones. */
 uint64_t vmdk_no_tables(struct vmdk_extent *x, uint64_t index);
 /* Where to go on, from guest offset AT of X, after those. */
 uint64_t vmdk_skip_tables(struct vmdk_extent *x, uint64_t at);

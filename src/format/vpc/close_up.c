@@ -4,9 +4,9 @@
  * end can be cut off. VHD has no list of free places, and new blocks go to the
  * end of the file; what lies free in the middle would be lost otherwise.
  *
- * Order of writes: copies of all blocks that move, in places that no entry leads
- * to; flush; the entries, each of which leads to the same bytes as before;
- * flush. What a crash leaves is room that nobody uses.
+ * Order of writes: copies of all blocks that move, in places that no entry
+ * leads to; flush; the entries, each of which leads to the same bytes as
+ * before; flush. What a crash leaves is room that nobody uses.
  *
  * It needs a bit for each sector of the file and 24 bytes for each block, and
  * leaves files of more than 512 GiB or 2^20 blocks as they are.
@@ -29,7 +29,7 @@ struct close_up {
     uint64_t low;           /* no room for a block is before this one */
     struct place {
         uint64_t sector, block;
-    } *places; /* of all blocks, later of those that move */
+    } * places; /* of all blocks, later of those that move */
     size_t n, room;
     uint64_t *rooms; /* sectors where these go */
 };
@@ -107,8 +107,8 @@ static bool close_up_find(struct close_up *c, uint64_t *sector)
         c->low = to;
         if (to - from < c->block_sectors)
             continue;
-        uint64_t data = vpc_place_data(from * VPC_SECTOR, v->block_size,
-                                       v->bitmap_bytes);
+        uint64_t data =
+            vpc_place_data(from * VPC_SECTOR, v->block_size, v->bitmap_bytes);
         uint64_t best = (data - v->bitmap_bytes) / VPC_SECTOR;
         *sector = best + c->block_sectors <= to ? best : from;
         c->low = *sector + c->block_sectors;
@@ -156,8 +156,7 @@ static int close_up_link(struct close_up *c, struct rhea_error *err)
     /* It may have looked where blocks are now. */
     table_drop(&v->table);
     for (size_t i = 0; i < c->n && !ret; i++)
-        ret = vpc_bat_set(v, c->places[i].block, (uint32_t)c->rooms[i],
-                          err);
+        ret = vpc_bat_set(v, c->places[i].block, (uint32_t)c->rooms[i], err);
     if (!ret)
         ret = table_write_back(&v->table, err);
     return ret || !c->n ? ret : rhea_storage_flush(v->base.storage, err);
@@ -167,8 +166,8 @@ int vpc_close_up(struct vpc *v, bool *done, struct rhea_error *err)
 {
     struct close_up c = {
         .v = v,
-        .block_sectors = (v->bitmap_bytes + (uint64_t)v->block_size) /
-                         VPC_SECTOR,
+        .block_sectors =
+            (v->bitmap_bytes + (uint64_t)v->block_size) / VPC_SECTOR,
     };
     int ret = close_up_look(&c, err);
     *done = !ret;

@@ -226,6 +226,22 @@ static int settle_on_device(struct vpc *v, struct rhea_error *err)
     return ret ? ret : vpc_write_footers(v, err);
 }
 
+/* On a full disk there may be no room for a footer at the end of the blocks
+ * but where unused room behind them takes it; the old footer is not touched. */
+static int settle_in_file(struct vpc *v, struct rhea_error *err)
+{
+    const uint64_t page = 4096;
+    uint64_t end = v->found.file_size;
+    uint64_t from = align_up(v->data_end + VPC_FOOTER, page);
+    uint64_t to = end > VPC_FOOTER ? align_down(end - VPC_FOOTER, page) : 0;
+    v->footer_at = v->data_end;
+    int ret = vpc_write_footers(v, err);
+    if (ret != -ENOSPC || from >= to ||
+        rhea_storage_zero(v->base.storage, from, to - from, true, NULL))
+        return ret;
+    return vpc_write_footers(v, err);
+}
+
 int vpc_settle(struct vpc *v, struct rhea_error *err)
 {
     struct rhea_storage *storage = v->base.storage;
@@ -236,8 +252,7 @@ int vpc_settle(struct vpc *v, struct rhea_error *err)
     if (!regular) {
         ret = settle_on_device(v, err);
     } else {
-        v->footer_at = v->data_end;
-        ret = vpc_write_footers(v, err);
+        ret = settle_in_file(v, err);
         if (!ret && v->footer_at + VPC_FOOTER != v->blocks.file_end)
             ret =
                 rhea_storage_truncate(storage, v->footer_at + VPC_FOOTER, err);
