@@ -184,7 +184,11 @@ int vdi_resize(struct rhea_format *f, const struct rhea_resize *how,
 /* With the lock held, nothing in flight or dirty: the table's entries from
  * FIRST on are free; durable. */
 int vdi_free_entries(struct vdi *v, uint32_t first, struct rhea_error *err);
-/* --- vdi_shrink.c --- */
+/* --- vdi_amend.c, vdi_shrink.c --- */
+extern const struct rhea_option_help vdi_amend_options[];
+int vdi_amend(struct rhea_format *f, const struct rhea_option *options,
+              size_t n, bool force, const struct rhea_progress *progress,
+              struct rhea_error *err);
 int vdi_shrink(struct vdi *v, uint64_t size, struct rhea_error *err);
 int vdi_make_empty(struct rhea_format *f, struct rhea_error *err);
 

@@ -408,6 +408,28 @@ class Vdi(tool.Images):
         self.rhea('resize', '1.vdi', 15 * block)
         self.assertTrue(self.raw('1.vdi') == want)
 
+    def test_amend(self):
+        self.rhea('create', '-q', '-f', 'vdi', 'new', '5M')
+        self.io('new', 'write -P 3 1M 100k')
+        before, facts = self.raw('new'), self.facts('new')
+        self.rhea('amend', '-f', 'vdi', '-o', 'uuid=new,comment=a copy', 'new')
+        now = self.facts('new')
+        self.assertEqual(now.pop('comment'), 'a copy')
+        self.assertNotEqual(now.pop('uuid'), facts.pop('uuid'))
+        self.assertEqual(now, facts)
+        wanted = '12345678-9abc-def0-1234-56789abcdef0'
+        self.rhea('amend', '-o', f'uuid={wanted},comment=', 'new')
+        self.assertEqual(self.facts('new'), {**facts, 'uuid': wanted})
+        self.assertEqual(str(vdi.read('new').uuids[0]), wanted)
+        self.assertEqual(self.raw('new'), before)
+        self.sound('new', 'vdi')
+        for bad in ('uuid=5', 'comment=' + 'x' * 256, 'block_size=2M'):
+            self.fails(tool.rhea('amend', '-o', bad, 'new'))
+
+    def facts(self, path):
+        return self.rhea('info', '--output=json', path).json[
+            'format-specific']['data']
+
     def test_what_cannot_be_resized(self):
         self.rhea('create', '-q', '-f', 'vdi', 'new', '5M')
         self.fails(tool.rhea('resize', '-f', 'vdi', 'new', '1M'),
