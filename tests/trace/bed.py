@@ -20,6 +20,7 @@ import gdb  # pylint: disable=import-error
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
+import guest_images  # noqa: E402
 import judge  # noqa: E402
 import tap  # noqa: E402,F401
 
@@ -32,11 +33,6 @@ TRACE = os.environ.get("RHEA_TRACE") or os.path.join(
 # How hits are to be noticed; "auto" is the plugin, for guests that we start.
 WAY = os.environ.get("RHEA_TRACE_WAY") or "auto"
 PLUGIN = WAY in ("auto", "plugin")
-FLAGS = {
-    64: ["-m64", "-mno-red-zone", "-mcmodel=small"],
-    32: ["-m32"],
-}
-_built = {}
 # What gdb itself says goes to a file; results go where the output was to go.
 _out = None
 _scratch = tempfile.mkdtemp(prefix="trace-")
@@ -52,24 +48,7 @@ def scratch(name):
 
 def build(bits=64, source="guest.c"):
     """The bare-metal guest: its ELF file, and the image that boots."""
-    key = (bits, source)
-    if key in _built:
-        return _built[key]
-    name = scratch("%s-%d" % (source.split(".")[0], bits))
-    run = subprocess.check_call
-    run(["gcc", "-O0", "-g", "-ffreestanding", "-fno-pic", "-no-pie",
-         "-fno-stack-protector", "-fcf-protection=none",
-         "-fno-asynchronous-unwind-tables", "-c", "-o", name + ".o",
-         os.path.join(HERE, "guest", source)] + FLAGS[bits])
-    run(["gcc", FLAGS[bits][0], "-c", "-o", name + "-boot.o",
-         os.path.join(HERE, "guest", "boot%d.S" % bits)])
-    run(["ld", "-m", "elf_x86_64" if bits == 64 else "elf_i386", "-n",
-         "--build-id=none", "--no-warn-rwx-segments", "-z", "noexecstack",
-         "-T", os.path.join(HERE, "guest", "guest.lds"), "-o", name,
-         name + "-boot.o", name + ".o"])
-    run(["objcopy", "-O", "binary", name, name + ".bin"])
-    _built[key] = name, name + ".bin"
-    return _built[key]
+    return guest_images.bare_metal(_scratch, bits, source)
 
 
 def ex(command):

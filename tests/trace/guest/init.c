@@ -41,6 +41,7 @@ enum work {
 
 volatile enum work work;
 volatile unsigned long count;
+volatile unsigned long spin; /* turns of an empty loop after each getppid */
 volatile int processors;
 char *volatile high; /* the path of WORK_HIGH */
 
@@ -133,6 +134,8 @@ static void do_work(unsigned long n, int fd)
     switch (work) {
     case WORK_GETPPID:
         syscall(SYS_getppid);
+        for (unsigned long i = spin; i; i--)
+            __asm__ volatile("");
         break;
     case WORK_OPEN:
         snprintf(text, sizeof(text), "/no/such/file-%lu", n);
