@@ -92,7 +92,7 @@ static int shape_of(const struct writer *w, const struct recorded_frame *f,
     struct payload_block b;
     bool has_registers = false;
 
-    memset(s, 0, sizeof(*s)); /* it is compared as bytes */
+    *s = (struct ctf_shape){0};
     s->number = f->frame.entry.number;
     s->step = f->step;
     s->has_pc = f->has_pc;

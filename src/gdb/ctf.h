@@ -37,7 +37,7 @@ int ctf_write(struct recorded *r, const char *folder, struct ctf_facts *facts,
 
 struct ctf_shape {
     uint32_t number;
-    bool step, has_pc;
+    uint16_t step, has_pc; /* 0 or 1: without padding it compares as bytes */
     uint8_t mask[PAYLOAD_MASK]; /* registers */
     uint16_t n_variables, n_blocks;
     uint16_t variables[CTF_MAX_VARIABLES]; /* in the order of the frame */

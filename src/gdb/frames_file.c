@@ -530,7 +530,8 @@ static int read_text(const struct frames *f, uint64_t g, char **out,
 {
     const struct frames_control *c = f->control;
     uint64_t len = c->slots[g & 1].len;
-    RHEA_AUTO_FREE char *text = NULL;
+    int ret = 0;
+    char *text;
 
     if (len > FRAMES_TEXT)
         return rhea_error_set(err, EINVAL, "%s: the experiment is damaged",
@@ -541,11 +542,15 @@ static int read_text(const struct frames *f, uint64_t g, char **out,
     memcpy(text, f->fixed + c->text + (g & 1) * FRAMES_TEXT, len);
     text[len] = 0;
     if (__atomic_load_n(&c->generation, __ATOMIC_ACQUIRE) != g)
-        return rhea_error_set(err, EAGAIN, "the experiment is being changed");
-    if (crc32c(0, text, len) != c->slots[g & 1].check)
-        return rhea_error_set(err, EINVAL, "%s: the experiment is damaged",
-                              f->path);
-    *out = rhea_steal(text);
+        ret = rhea_error_set(err, EAGAIN, "the experiment is being changed");
+    else if (crc32c(0, text, len) != c->slots[g & 1].check)
+        ret = rhea_error_set(err, EINVAL, "%s: the experiment is damaged",
+                             f->path);
+    if (ret < 0) {
+        free(text);
+        return ret;
+    }
+    *out = text;
     *out_len = len;
     return 0;
 }

@@ -31,7 +31,7 @@ struct record {
     double seconds; /* 0: no matter */
     struct record_gdb gdb;
     /* The thread that waits for the end. */
-    pthread_t watcher, main_thread;
+    pthread_t watcher;
     const struct frames_control *control;
     int over;    /* atomic: it need not look any more */
     int outcome; /* atomic, enum outcome */
@@ -263,7 +263,7 @@ static int set_options(struct record *r, int argc, char **argv)
 static void finish(struct record *r, enum outcome outcome)
 {
     __atomic_store_n(&r->outcome, outcome, __ATOMIC_RELEASE);
-    pthread_kill(r->main_thread, SIGTERM);
+    kill(getpid(), SIGTERM); /* it is blocked in this thread */
 }
 
 /* Until gdb has gone; whether it has started tracing. */
@@ -390,7 +390,6 @@ static int record(struct record *r, struct rhea_error *err)
         ret = start_own(r, &s, err);
     if (ret == 0) {
         r->control = frames_control(s.tracer.frames);
-        r->main_thread = pthread_self();
         ret = -pthread_create(&r->watcher, NULL, watch, r);
         if (ret < 0)
             rhea_error_errno(err, -ret, "cannot start a thread");
