@@ -2,6 +2,7 @@
 """What only the plugin in QEMU has to do with: registers in the middle of a
 block, code at several addresses, other kinds of QEMU's threads, a plugin that
 was loaded by hand, and ends of any of the processes."""
+import json
 import os
 import socket
 import subprocess
@@ -199,6 +200,7 @@ class ByHand:
 
     def __exit__(self, *args):
         for command in ("delete", "tfind none",
+                        "set circular-trace-buffer off",
                         "set disconnected-tracing off", "disconnect", "file"):
             try:
                 ex(command)
@@ -257,6 +259,74 @@ def strangers_are_sent_away():
             contains(t.recv(4096).decode("latin1"), "another rhea-trace")
 
 
+def is_whole(path):
+    """The frames of a file: none is torn, lost, or there twice."""
+    out = subprocess.run([TRACE, "report", "--json", path], check=True,
+                         stdout=subprocess.PIPE, encoding="utf-8", timeout=100)
+    lines = [json.loads(line) for line in out.stdout.splitlines()]
+    equal(lines[-1]["type"], "end")
+    equal(lines[-1]["trouble"], [])
+    values = [int.from_bytes(bytes.fromhex(f["memory"][0]["bytes"]), "little")
+              for f in lines[1:-1]]
+    require(len(values) > 100, "%d frames" % len(values))
+    first = values[0]
+    equal(values, list(range(first, first + len(values))))
+    return lines[0]["stop"]
+
+
+def trace_for_ever():
+    """Into a circular buffer, without gdb."""
+    trace("look", "collect turns")
+    ex("set circular-trace-buffer on")
+    ex("set disconnected-tracing on")
+    ex("tstart")
+    ex("disconnect")
+    ex("delete")
+
+
+SMALL = ["-b", "1M"]
+
+
+def rhea_trace_that_is_killed_leaves_whole_frames():
+    with ByHand(own=SMALL) as g:
+        for turn in range(3):
+            if turn == 0:
+                g.to_main()
+            trace_for_ever()
+            time.sleep(0.3 + 0.1 * turn)
+            g.trace.kill()
+            g.trace.wait()
+            equal(is_whole(g.file), "tunknown")
+            os.unlink(g.listen)
+            # QEMU goes on, and so can tracing.
+            equal(g.qemu.poll(), None)
+            g.file += "x"
+            g.start()
+            contains(ex("monitor rhea"), "way: plugin")
+
+
+def qemu_that_is_killed_leaves_whole_frames():
+    for turn in range(3):
+        with ByHand(own=SMALL) as g:
+            g.to_main()
+            trace_for_ever()
+            time.sleep(0.2 + 0.1 * turn)
+            g.qemu.kill()
+            g.trace.wait(60)
+            require(is_whole(g.file) in ("tstop", "tunknown"))
+
+
+def all_that_is_killed_leaves_whole_frames():
+    with ByHand(own=SMALL) as g:
+        g.to_main()
+        trace_for_ever()
+        time.sleep(0.3)
+        g.trace.kill()
+        g.qemu.kill()
+        g.trace.wait()
+        equal(is_whole(g.file), "tunknown")
+
+
 main([
     registers_are_true_in_the_middle_of_a_block,
     all_registers_are_as_the_stub_has_them,
@@ -268,4 +338,7 @@ main([
     a_plugin_that_was_loaded_by_hand_is_found,
     a_socket_of_its_own,
     strangers_are_sent_away,
+    rhea_trace_that_is_killed_leaves_whole_frames,
+    qemu_that_is_killed_leaves_whole_frames,
+    all_that_is_killed_leaves_whole_frames,
 ])

@@ -7,9 +7,33 @@
 #include "base/checked.h"
 #include "gdb/plugin/state.h"
 
+static const char *const general_names[][2] = {
+    {"rax", "eax"}, {"rcx", "ecx"}, {"rdx", "edx"}, {"rbx", "ebx"},
+    {"rsp", "esp"}, {"rbp", "ebp"}, {"rsi", "esi"}, {"rdi", "edi"},
+    {"r8", "r8"},   {"r9", "r9"},   {"r10", "r10"}, {"r11", "r11"},
+    {"r12", "r12"}, {"r13", "r13"}, {"r14", "r14"}, {"r15", "r15"},
+};
+
+/* In the order of the stub's numbers, which begin behind the flags. */
+static const char *const other_names[] = {
+    "cs",      "ss",        "ds",    "es",    "fs",    "gs",    "fs_base",
+    "gs_base", "k_gs_base", "cr0",   "cr2",   "cr3",   "cr4",   "cr8",
+    "efer",    "st0",       "st1",   "st2",   "st3",   "st4",   "st5",
+    "st6",     "st7",       "fctrl", "fstat", "ftag",  "fiseg", "fioff",
+    "foseg",   "fooff",     "fop",   "xmm0",  "xmm1",  "xmm2",  "xmm3",
+    "xmm4",    "xmm5",      "xmm6",  "xmm7",  "xmm8",  "xmm9",  "xmm10",
+    "xmm11",   "xmm12",     "xmm13", "xmm14", "xmm15",
+};
+
+enum { OTHERS = RHEA_ARRAY_SIZE(other_names) };
+
 static struct state state;
+static struct state_plain plain[OTHERS];
 /* The API's names of registers; NULL: it has none. */
 static const struct qemu_bytes *names;
+static struct qemu_register *ip_by_api;
+/* What stands where the flags are not known at translation; see flags(). */
+static uint64_t unknown_operation = UINT64_MAX;
 
 static uint8_t *env_of(const struct guest_cpu *g)
 {
@@ -35,15 +59,54 @@ static bool can_read_by_symbols(void)
            qemu.read_space && qemu.is_io;
 }
 
+static struct qemu_register *handle_of(const char *name)
+{
+    const struct qemu_register_name *list =
+        (const struct qemu_register_name *)(const void *)names->data;
+
+    for (unsigned i = 0; i < names->len; i++)
+        if (!strcmp(list[i].name, name))
+            return list[i].handle;
+    return NULL;
+}
+
+/* The last 16 of them are fewer in a QEMU for 32 bits only. */
+static int other_count(void)
+{
+    return (int)OTHERS - 16 + state_general_count(&state);
+}
+
+static int find_state(struct qemu_cpu *cpu, struct qemu_bytes *bytes,
+                      struct rhea_error *err)
+{
+    int ret = state_find(&state, cpu, bytes, err), first;
+
+    if (ret < 0)
+        return ret;
+    first = state_general_count(&state) + 2;
+    for (int i = 0; i < other_count(); i++)
+        plain[i] = state_find_plain(&state, cpu, bytes, first + i);
+    return 0;
+}
+
+static bool can_find_state(void)
+{
+    return qemu.gdb_read && qemu.gdb_write && qemu.unwind && qemu.flags &&
+           qemu.set_flags;
+}
+
 int guest_find(struct qemu_cpu *cpu, struct rhea_error *err)
 {
     struct qemu_bytes *bytes = qemu.new_bytes(FRAMES_PAGE);
     int ret = 0;
 
-    if (qemu.official)
+    if (can_find_state())
+        ret = find_state(cpu, bytes, err);
+    if (qemu.official) {
+        ret = 0; /* it does without */
         names = qemu.register_names();
-    else
-        ret = state_find(&state, cpu, bytes, err);
+        ip_by_api = handle_of("rip") ? handle_of("rip") : handle_of("eip");
+    }
     if (ret == 0 && !qemu.read_memory && !can_read_by_symbols())
         ret = rhea_error_set(err, ENOTSUP,
                              "this QEMU does not let plugins read memory");
@@ -52,67 +115,49 @@ int guest_find(struct qemu_cpu *cpu, struct rhea_error *err)
 
 /* --- sources ------------------------------------------------------------- */
 
-static const char *const general_names[][2] = {
-    {"rax", "eax"}, {"rcx", "ecx"}, {"rdx", "edx"}, {"rbx", "ebx"},
-    {"rsp", "esp"}, {"rbp", "ebp"}, {"rsi", "esi"}, {"rdi", "edi"},
-    {"r8", "r8"},   {"r9", "r9"},   {"r10", "r10"}, {"r11", "r11"},
-    {"r12", "r12"}, {"r13", "r13"}, {"r14", "r14"}, {"r15", "r15"},
-};
-
-/* In the order of the stub's numbers, which begin behind the flags. */
-static const char *const other_names[] = {
-    "cs",      "ss",        "ds",    "es",    "fs",    "gs",    "fs_base",
-    "gs_base", "k_gs_base", "cr0",   "cr2",   "cr3",   "cr4",   "cr8",
-    "efer",    "st0",       "st1",   "st2",   "st3",   "st4",   "st5",
-    "st6",     "st7",       "fctrl", "fstat", "ftag",  "fiseg", "fioff",
-    "foseg",   "fooff",     "fop",   "xmm0",  "xmm1",  "xmm2",  "xmm3",
-    "xmm4",    "xmm5",      "xmm6",  "xmm7",  "xmm8",  "xmm9",  "xmm10",
-    "xmm11",   "xmm12",     "xmm13", "xmm14", "xmm15",
-};
-
-static struct guest_source by_symbols(const char *name)
+/* What is in the state; GUEST_NOT: it is not. */
+static struct guest_source in_state(const char *name)
 {
-    int count = state_general_count(&state);
-    struct guest_source s = {.kind = GUEST_NOT};
-
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < state_general_count(&state); i++)
         if (!strcmp(name, general_names[i][0]) ||
             !strcmp(name, general_names[i][1]))
             return (struct guest_source){.kind = GUEST_GENERAL, .n = i};
-    if (!strcmp(name, "rip") || !strcmp(name, "eip"))
-        s.kind = GUEST_IP;
-    else if (!strcmp(name, "eflags"))
-        s.kind = GUEST_FLAGS;
-    for (int i = 0; i < (int)RHEA_ARRAY_SIZE(other_names) - 16 + count; i++)
+    if (!strcmp(name, "eflags"))
+        return (struct guest_source){.kind = GUEST_FLAGS};
+    for (int i = 0; i < other_count(); i++)
+        if (!strcmp(name, other_names[i]) && plain[i].offset)
+            return (struct guest_source){.kind = GUEST_PLAIN,
+                                         .plain = plain[i]};
+    return (struct guest_source){.kind = GUEST_NOT};
+}
+
+static struct guest_source by_gdb(const char *name)
+{
+    struct guest_source s = {.kind = GUEST_BY_GDB,
+                             .n = state_general_count(&state) + 2};
+
+    for (int i = 0; i < other_count(); i++, s.n++)
         if (!strcmp(name, other_names[i]))
-            s = (struct guest_source){.kind = GUEST_BY_GDB, .n = count + 2 + i};
+            return s;
     if (!strcmp(name, "mxcsr"))
-        s = (struct guest_source){
-            .kind = GUEST_BY_GDB,
-            .n = count + 2 + (int)RHEA_ARRAY_SIZE(other_names) - 16 + count};
-    return s;
+        return s;
+    return (struct guest_source){.kind = GUEST_NOT};
 }
 
-static const struct qemu_register_name *find_name(const char *name)
+static struct guest_source source_of(const char *name)
 {
-    const struct qemu_register_name *list =
-        (const struct qemu_register_name *)(const void *)names->data;
-
-    for (unsigned i = 0; i < names->len; i++)
-        if (!strcmp(list[i].name, name))
-            return &list[i];
-    return NULL;
-}
-
-static struct guest_source by_api(const char *name)
-{
-    const struct qemu_register_name *n = find_name(name);
+    struct guest_source s = {.kind = GUEST_NOT};
 
     if (!strcmp(name, "rip") || !strcmp(name, "eip"))
         return (struct guest_source){.kind = GUEST_IP};
-    if (!n)
-        return (struct guest_source){.kind = GUEST_NOT};
-    return (struct guest_source){.kind = GUEST_BY_API, .handle = n->handle};
+    if (state.from_cpu)
+        s = in_state(name);
+    if (s.kind == GUEST_NOT && !qemu.official)
+        s = by_gdb(name);
+    else if (s.kind == GUEST_NOT && handle_of(name))
+        s = (struct guest_source){.kind = GUEST_BY_API,
+                                  .handle = handle_of(name)};
+    return s;
 }
 
 void guest_find_sources(struct guest_sources *s, const struct layout *l)
@@ -122,7 +167,7 @@ void guest_find_sources(struct guest_sources *s, const struct layout *l)
 
         s->list[i] = (struct guest_source){.kind = GUEST_NOT};
         if (i < l->n && r->size)
-            s->list[i] = qemu.official ? by_api(r->name) : by_symbols(r->name);
+            s->list[i] = source_of(r->name);
     }
 }
 
@@ -135,17 +180,25 @@ static uint64_t code_base(const struct guest_cpu *g)
     return state.from_cpu ? word_at(g, state.bases + CS * state.stride) : 0;
 }
 
+/* Without the state, code segments begin at 0. */
+static uint64_t pc_by_api(const struct guest_cpu *g)
+{
+    g->bytes->len = 0;
+    if (!ip_by_api || qemu.read_register(ip_by_api, g->bytes) <= 0)
+        return 0;
+    return g->bytes->len >= 8 ? load_le64(g->bytes->data)
+                              : load_le32(g->bytes->data);
+}
+
 /* While a block runs, QEMU's instruction pointer stays in the page that it
  * began in, as do the instructions of a block. */
-uint64_t guest_pc(const struct guest_cpu *g, uint64_t translated)
+uint64_t guest_pc(const struct guest_cpu *g, uint64_t offset)
 {
-    uint64_t pc, offset = translated % FRAMES_PAGE;
+    uint64_t pc =
+        state.from_cpu ? word_at(g, state.ip) + code_base(g) : pc_by_api(g);
 
-    if (!state.from_cpu)
-        return translated;
-    pc = word_at(g, state.ip) + code_base(g);
     pc = pc / FRAMES_PAGE * FRAMES_PAGE + offset;
-    return is_wide(g) ? pc : pc & UINT32_MAX;
+    return !state.from_cpu || is_wide(g) ? pc : pc & UINT32_MAX;
 }
 
 /* As the stub gives them: outside of 64-bit mode the lower halves of eight. */
@@ -163,28 +216,55 @@ uint64_t guest_general(const struct guest_cpu *g, enum guest_general n)
     return state.from_cpu ? general(g, (unsigned)n) : 0;
 }
 
-static uint64_t flags(const struct guest_cpu *g)
+bool guest_wants_to_learn(void)
 {
-    enum { DIRECTION = 0x400, DYNAMIC = 0 };
-    const uint8_t *env = env_of(g);
-    uint64_t noted[8] = {0};
-    uint32_t operation = load_le32(env + state.operation);
-
-    /* Which operation set them last is known where the code was translated,
-     * unless it is as it was before this block. */
-    if (qemu.unwind(g->cpu, g->code, noted) && noted[1] != DYNAMIC)
-        operation = (uint32_t)noted[1];
-    return word_at(g, state.flags) | qemu.flags(env_of(g), (int)operation) |
-           (load_le32(env + state.direction) & DIRECTION);
+    return state.from_cpu &&
+           __atomic_load_n(&unknown_operation, __ATOMIC_RELAXED) == UINT64_MAX;
 }
 
+/* A block does not know what set the flags before it. */
+void guest_learn(const struct guest_cpu *g)
+{
+    uint64_t noted[8] = {0};
+
+    if (qemu.unwind(g->cpu, g->code, noted))
+        __atomic_store_n(&unknown_operation, noted[1], __ATOMIC_RELAXED);
+}
+
+/* Which operation set them last is known where the code was translated, unless
+ * that was before the block. QEMUs differ in whether the function that computes
+ * them is told or looks by itself. */
+static bool flags(const struct guest_cpu *g, uint64_t *value)
+{
+    enum { DIRECTION = 0x400 };
+    uint8_t *env = env_of(g), *operation = env + state.operation;
+    uint32_t saved = load_le32(operation), now = saved;
+    uint64_t noted[8] = {0};
+
+    if (!g->first) {
+        if (guest_wants_to_learn() || !qemu.unwind(g->cpu, g->code, noted))
+            return false;
+        if (noted[1] != __atomic_load_n(&unknown_operation, __ATOMIC_RELAXED))
+            now = (uint32_t)noted[1];
+    }
+    store_le32(operation, now);
+    *value = word_at(g, state.flags) | qemu.flags(env, (int)now) |
+             (load_le32(env + state.direction) & DIRECTION);
+    store_le32(operation, saved);
+    return true;
+}
+
+/* Copies of a length that is not known to the compiler are slow. */
 static void put(uint8_t *bytes, size_t size, uint64_t value)
 {
-    uint8_t wide[8];
-
-    store_le64(wide, value);
-    memset(bytes, 0, size);
-    memcpy(bytes, wide, RHEA_MIN(size, sizeof(wide)));
+    if (size == 8) {
+        store_le64(bytes, value);
+    } else if (size == 4) {
+        store_le32(bytes, (uint32_t)value);
+    } else {
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = i < 8 ? (uint8_t)(value >> 8 * i) : 0;
+    }
 }
 
 static bool put_bytes(const struct qemu_bytes *b, uint8_t *bytes, size_t size)
@@ -196,11 +276,29 @@ static bool put_bytes(const struct qemu_bytes *b, uint8_t *bytes, size_t size)
     return n > 0;
 }
 
+static void put_plain(const struct guest_cpu *g, const struct state_plain *p,
+                      uint8_t *bytes, size_t size)
+{
+    const uint8_t *from = env_of(g) + p->offset;
+
+    if (p->size == 16 && size == 16) {
+        memcpy(bytes, from, 16);
+    } else if (p->size == 8 && (!p->halves || is_wide(g))) {
+        put(bytes, size, load_le64(from));
+    } else if (p->size >= 4 && p->size <= 8) {
+        put(bytes, size, load_le32(from));
+    } else {
+        memset(bytes, 0, size);
+        memcpy(bytes, from, RHEA_MIN(size, p->size));
+    }
+}
+
 bool guest_register(void *opaque, unsigned n, void *bytes)
 {
     const struct guest_cpu *g = opaque;
     const struct guest_source *s = &g->sources->list[n];
     size_t size = g->layout->registers[n].size;
+    uint64_t value;
 
     switch (s->kind) {
     case GUEST_GENERAL:
@@ -210,7 +308,12 @@ bool guest_register(void *opaque, unsigned n, void *bytes)
         put(bytes, size, g->pc - code_base(g));
         return true;
     case GUEST_FLAGS:
-        put(bytes, size, flags(g));
+        if (!flags(g, &value))
+            return false;
+        put(bytes, size, value);
+        return true;
+    case GUEST_PLAIN:
+        put_plain(g, &s->plain, bytes, size);
         return true;
     case GUEST_BY_GDB:
         g->bytes->len = 0;

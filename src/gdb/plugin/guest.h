@@ -10,6 +10,7 @@
 
 #include "gdb/hit.h"
 #include "gdb/plugin/qemu.h"
+#include "gdb/plugin/state.h"
 
 /* General registers as QEMU has them. */
 enum guest_general { GUEST_RCX = 1, GUEST_RSI = 6, GUEST_RDI = 7 };
@@ -21,11 +22,13 @@ struct guest_source {
         GUEST_GENERAL,
         GUEST_IP,
         GUEST_FLAGS,
+        GUEST_PLAIN,  /* as it stands in QEMU's memory */
         GUEST_BY_GDB, /* as QEMU's stub does */
         GUEST_BY_API,
     } kind;
     int n; /* the general register, or the stub's number */
     struct qemu_register *handle;
+    struct state_plain plain;
 };
 
 struct guest_sources {
@@ -39,6 +42,7 @@ struct guest_cpu {
     const struct layout *layout;
     const struct guest_sources *sources;
     uint64_t pc;    /* linear */
+    bool first;     /* the instruction is the first of its block */
     uintptr_t code; /* where the callback returns to */
 };
 
@@ -48,10 +52,12 @@ int guest_find(struct qemu_cpu *cpu, struct rhea_error *err);
 /* How the registers of a layout are read. */
 void guest_find_sources(struct guest_sources *s, const struct layout *l);
 
-/* The linear address of the instruction that is about to run. TRANSLATED: where
- * it was when it was translated; the same code may run elsewhere, at the same
- * place in a page. */
-uint64_t guest_pc(const struct guest_cpu *g, uint64_t translated);
+/* The linear address of the instruction that is about to run, which is OFFSET
+ * into its page. */
+uint64_t guest_pc(const struct guest_cpu *g, uint64_t offset);
+/* Something has to be learned from the first instruction of any block. */
+bool guest_wants_to_learn(void);
+void guest_learn(const struct guest_cpu *g);
 /* 0 where it is not known. */
 uint64_t guest_general(const struct guest_cpu *g, enum guest_general n);
 

@@ -81,11 +81,12 @@ static int find_flags(struct state *s, uint8_t *env, struct rhea_error *err)
     memcpy(saved, env + s->flags, sizeof(saved));
     qemu.set_flags(env, ALL, 0);
     found = word_of(s, env + s->source) == RESULTS &&
-            load_le32(env + s->operation) == 1 &&
             load_le32(env + s->direction) == UINT32_MAX;
+    store_le32(env + s->operation, UINT32_MAX);
     qemu.set_flags(env, 0, 0);
-    found &=
-        word_of(s, env + s->source) == 0 && load_le32(env + s->direction) == 1;
+    found &= word_of(s, env + s->source) == 0 &&
+             load_le32(env + s->operation) <= 1 &&
+             load_le32(env + s->direction) == 1;
     memcpy(env + s->flags, saved, sizeof(saved));
     return found ? 0 : unexpected(err, "flags");
 }
@@ -155,4 +156,58 @@ int state_find(struct state *s, struct qemu_cpu *cpu, struct qemu_bytes *bytes,
     if (ret < 0)
         s->from_cpu = 0;
     return ret;
+}
+
+/* --- others --------------------------------------------------------------- */
+
+static bool reads(struct qemu_cpu *cpu, struct qemu_bytes *bytes, int n,
+                  const uint8_t *want, size_t len)
+{
+    bytes->len = 0;
+    qemu.gdb_read(cpu, bytes, n);
+    return bytes->len == len && !memcmp(bytes->data, want, len);
+}
+
+/* Whether the LEN bytes at AT are the register. They are left as they were. */
+static bool is_at(struct qemu_cpu *cpu, struct qemu_bytes *bytes, int n,
+                  uint8_t *at, size_t len)
+{
+    uint8_t saved[16], turned[16];
+    bool is;
+
+    memcpy(saved, at, len);
+    if (!reads(cpu, bytes, n, saved, len))
+        return false;
+    for (size_t i = 0; i < len; i++)
+        turned[i] = (uint8_t)(~saved[i] ^ i);
+    memcpy(at, turned, len);
+    is = reads(cpu, bytes, n, turned, len);
+    memcpy(at, saved, len);
+    return is;
+}
+
+struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
+                                    struct qemu_bytes *bytes, int n)
+{
+    enum { FAR = 8192 }; /* they are within the state's first pages */
+    uint8_t *env = (uint8_t *)cpu + s->from_cpu;
+    size_t room = malloc_usable_size(cpu) - s->from_cpu;
+    uint32_t modes = load_le32(env + s->modes);
+    struct state_plain p = {0};
+
+    bytes->len = 0;
+    qemu.gdb_read(cpu, bytes, n);
+    p.size = bytes->len;
+    if (!p.size || p.size > 16)
+        return p;
+    store_le32(env + s->modes, modes | STATE_64_BITS);
+    for (size_t i = s->modes + 4; i < FAR && i + 16 <= room && !p.offset;
+         i += 4)
+        if (is_at(cpu, bytes, n, env + i, p.size))
+            p.offset = i;
+    store_le32(env + s->modes, modes & ~(uint32_t)STATE_64_BITS);
+    p.halves =
+        p.offset && p.size == 8 && !is_at(cpu, bytes, n, env + p.offset, 8);
+    store_le32(env + s->modes, modes);
+    return p;
 }

@@ -20,6 +20,13 @@ struct state {
     size_t bases, stride; /* of segments: ES, CS, SS, DS, FS, GS */
 };
 
+/* A register that the stub reads as it stands in memory. */
+struct state_plain {
+    size_t offset; /* 0: it is not one */
+    size_t size;
+    bool halves; /* outside of 64-bit mode the upper half reads as zero */
+};
+
 /* The stub's numbers. */
 static inline int state_general_count(const struct state *s)
 {
@@ -29,5 +36,8 @@ static inline int state_general_count(const struct state *s)
 /* BYTES is a buffer. The processor does not run. */
 int state_find(struct state *s, struct qemu_cpu *cpu, struct qemu_bytes *bytes,
                struct rhea_error *err);
+/* The stub's register N, once the state was found. */
+struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
+                                    struct qemu_bytes *bytes, int n);
 
 #endif

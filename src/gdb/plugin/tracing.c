@@ -337,20 +337,16 @@ static void arrive(struct vcpu *v, const struct place *p)
     }
 }
 
-/* An instruction is about to run. */
-static void on_place(unsigned index, void *opaque)
+static void come(struct vcpu *v, const struct place *p)
 {
-    struct vcpu *v = index < MAX_VCPUS ? vcpus[index] : NULL;
-    const struct place *p = opaque;
     uint64_t pc;
 
-    if (!v || !v->hit.frames || (!p->n && !v->n_stepping))
+    if (!p->n && !v->n_stepping)
         return;
     if (!frames_is_running(frames_control(v->hit.frames))) {
         v->n_stepping = 0;
         return;
     }
-    v->guest.code = (uintptr_t)__builtin_return_address(0) - ADJUST;
     pc = guest_pc(&v->guest, p->offset);
     if (is_repeated(v, pc))
         return;
@@ -358,6 +354,36 @@ static void on_place(unsigned index, void *opaque)
     if (v->n_stepping)
         step(v);
     arrive(v, p);
+}
+
+/* The processor, as it looks at an instruction that is about to run. */
+static struct vcpu *vcpu_at(unsigned index, void *code, bool first)
+{
+    struct vcpu *v = index < MAX_VCPUS ? vcpus[index] : NULL;
+
+    if (!v || !v->hit.frames)
+        return NULL;
+    v->guest.code = (uintptr_t)code - ADJUST;
+    v->guest.first = first;
+    return v;
+}
+
+static void on_first(unsigned index, void *opaque)
+{
+    struct vcpu *v = vcpu_at(index, __builtin_return_address(0), true);
+
+    if (v && guest_wants_to_learn())
+        guest_learn(&v->guest);
+    if (v)
+        come(v, opaque);
+}
+
+static void on_other(unsigned index, void *opaque)
+{
+    struct vcpu *v = vcpu_at(index, __builtin_return_address(0), false);
+
+    if (v)
+        come(v, opaque);
 }
 
 void tracing_block(struct qemu_block *block)
@@ -372,7 +398,8 @@ void tracing_block(struct qemu_block *block)
         struct qemu_insn *insn = qemu.block_insn(block, i);
         struct place *p = &t->places[qemu.insn_address(insn) % FRAMES_PAGE];
 
-        if (p->n || t->steps)
-            qemu.on_insn(insn, on_place, QEMU_READS_REGISTERS, p);
+        if (p->n || t->steps || (i == 0 && guest_wants_to_learn()))
+            qemu.on_insn(insn, i ? on_other : on_first, QEMU_READS_REGISTERS,
+                         p);
     }
 }
