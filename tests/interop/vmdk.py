@@ -823,6 +823,59 @@ class Streams(Vmdk):
         for cut in (512, 1024, 4096, size // 2):
             os.truncate('new.vmdk', size - cut)
             self.fails(tool.rhea('info', 'new.vmdk'), says='cut off')
+            self.fails(tool.rhea('convert', '-O', 'raw', 'new.vmdk', 'out'),
+                       says='cut off.*-r all')
+
+    def test_what_was_cut_off_is_recovered(self):
+        self.make_raw(11, 40 * MIB)
+        self.rhea('convert', '-O', 'vmdk', '-o', 'subformat=streamOptimized',
+                  'raw', 'new.vmdk')
+        whole, raw = contents('new.vmdk'), contents('raw')
+        found, _ = markers('new.vmdk')
+        grains = [m for m in found if m.size]
+        rng = random.Random(11)
+        cuts = [len(whole) - 512, len(whole) - 1024, len(whole) - 1536,
+                65536, 65536 + 700, found[-3].sector * 512 + 512] + \
+            [rng.randrange(65536, len(whole)) for _ in range(4)]
+        for cut in cuts:
+            with self.subTest(cut=cut):
+                with open('new.vmdk', 'wb') as f:
+                    f.write(whole[:cut])
+                    # As some transfers leave it.
+                    if cut % 3 == 0 and cut < len(whole) - 1536:
+                        f.truncate(len(whole))
+                before = contents('new.vmdk')
+                result = tool.rhea('check', 'new.vmdk')
+                self.assertEqual(result.code, 2, str(result))
+                self.assertTrue(contents('new.vmdk') == before)
+                result = tool.rhea('check', '-r', 'all', 'new.vmdk')
+                self.assertEqual(result.code, 0, str(result))
+                self.assertIn('the rest is lost', result.err)
+                expect = bytearray(len(raw))
+                for m in grains:
+                    if m.sector * 512 + 12 + m.size <= cut:
+                        at = m.value * 512
+                        expect[at:at + 65536] = raw[at:at + 65536]
+                self.holds('new.vmdk', expect)
+                self.sound('new.vmdk', 'vmdk')
+        self.judged_by_others('new.vmdk', 'ours')
+
+    def test_what_is_no_stream_any_more(self):
+        """Where grains may follow what is damaged nothing is cut off."""
+        self.make_raw(12, 9 * MIB)
+        self.rhea('convert', '-O', 'vmdk', '-o', 'subformat=streamOptimized',
+                  'raw', 'new.vmdk')
+        found, _ = markers('new.vmdk')
+        middle = found[len(found) // 2 - 2]
+        with open('new.vmdk', 'r+b') as f:
+            f.seek(middle.sector * 512)
+            f.write(b'x' * 512)
+            f.truncate(found[-3].sector * 512)
+        before = contents('new.vmdk')
+        self.assertGreater(len(before) - middle.sector * 512, 70000)
+        result = tool.rhea('check', '-r', 'all', 'new.vmdk')
+        self.assertEqual(result.code, 2, str(result))
+        self.assertTrue(contents('new.vmdk') == before)
 
     def test_only_streams_are_compressed(self):
         self.make_raw(3, MIB)

@@ -31,6 +31,7 @@
 #include "base/cleanup.h"
 #include "format/vmdk/header.h"
 #include "format/vmdk/sesparse.h"
+#include "format/vmdk/stream.h"
 
 enum { CHECK_UNIT = 4096 };
 
@@ -433,7 +434,9 @@ static int check_sparse(struct vmdk_extent *x, unsigned fix,
     struct vmdk_checker c = {
         .x = x, .out = &found, .fix = fix & RHEA_FIX_ERRORS};
     int ret = fix ? blocks_change_begin(&x->blocks, err) : 0;
-    if (ret)
+    if (!ret && x->h.cut_off)
+        ret = vmdk_stream_recover(x, fix, check, err);
+    if (ret || x->h.cut_off)
         return ret;
     ret = vmdk_check_pass(&c, err);
     if (!ret && found.corruptions_fixed)

@@ -122,10 +122,9 @@ static int hosted_parse(const uint8_t *p, struct vmdk_header *h,
     return 0;
 }
 
-/* Where tables are, by a header that is the valid one. */
-static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
-                               bool check, uint64_t file_size,
-                               struct rhea_error *err)
+static int hosted_parse_sizes(const uint8_t *p, struct vmdk_header *h,
+                              bool check, uint64_t file_size,
+                              struct rhea_error *err)
 {
     uint64_t grain = load_le64(p + HOSTED_H_GRAIN_SIZE);
     if (!is_power_of_2(grain) || !vmdk_header_bytes(grain, &h->grain_size))
@@ -141,6 +140,17 @@ static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
                               "the extent is cut off: it ends at %" PRIu64
                               " and should be at least %" PRIu64 " bytes long",
                               file_size, h->overhead);
+    return 0;
+}
+
+/* Where tables are, by a header that is the valid one. */
+static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
+                               bool check, uint64_t file_size,
+                               struct rhea_error *err)
+{
+    int ret = hosted_parse_sizes(p, h, check, file_size, err);
+    if (ret)
+        return ret;
     uint64_t directory = load_le64(p + HOSTED_H_DIRECTORY);
     uint64_t redundant =
         h->flags & HOSTED_F_REDUNDANT ? load_le64(p + HOSTED_H_REDUNDANT) : 0;
@@ -190,7 +200,7 @@ static int footer_read(struct rhea_storage *file, uint64_t file_size,
 {
     static const char missing[] =
         "the extent is cut off: its header says that a footer is at its end, "
-        "and there is none";
+        "and there is none. What there is of it, 'check -r all' makes readable";
     uint64_t end = align_down(file_size, VMDK_SECTOR);
     size_t len = (size_t)RHEA_MIN(end, (uint64_t)FOOTER_SEARCH);
     uint8_t *tail = malloc(len + 1);
@@ -202,7 +212,7 @@ static int footer_read(struct rhea_storage *file, uint64_t file_size,
         memcpy(p, footer, HOSTED_HEADER_BYTES);
         *at = end - len + (uint64_t)(footer - tail);
     } else if (!ret) {
-        ret = rhea_error_set(err, EINVAL, "%s", missing);
+        ret = rhea_error_set(err, ENODATA, "%s", missing);
     }
     free(tail);
     return ret;
@@ -227,10 +237,14 @@ static int hosted_read(struct rhea_storage *file, uint64_t file_size,
     bool footer = load_le64(p + HOSTED_H_DIRECTORY) == HOSTED_AT_END;
     if (footer) {
         ret = footer_read(file, file_size, p, &at, err);
+        /* A check can find the grains by their markers. */
+        h->cut_off = ret == -ENODATA && check && h->markers;
         if (!ret)
             ret = hosted_parse(p, h, err);
     }
-    if (!ret)
+    if (h->cut_off)
+        ret = hosted_parse_sizes(p, h, check, file_size, err);
+    else if (!ret)
         ret = hosted_parse_places(p, h, check, file_size, err);
     h->footer = footer;
     h->at = at;

@@ -159,6 +159,10 @@ static int span_get(struct vmdk_extent *x, uint64_t grain, uint64_t want,
     uint64_t index = grain / x->h.table_entries;
     uint64_t at = grain % x->h.table_entries;
     uint32_t len;
+    if (x->h.cut_off)
+        return rhea_error_set(err, EIO,
+                              "the extent is cut off, and nobody knows where "
+                              "its grains are");
     span->entries = NULL;
     span->count = RHEA_MIN(x->h.table_entries - at, want);
     if (x->stream &&

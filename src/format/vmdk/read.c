@@ -119,11 +119,9 @@ static int packed_inflate(const uint8_t *in, size_t n, uint8_t *out,
     return r == LIBDEFLATE_SUCCESS && got >= least ? 0 : -EIO;
 }
 
-/* The grain at OFFSET of X, of which LEAST bytes are the guest's, into OUT,
- * which has room for a grain. */
-static int packed_load(const struct vmdk_extent *x, uint64_t offset,
-                       const struct rhea_extent *e, uint8_t *out, size_t least,
-                       struct rhea_error *err)
+int vmdk_packed_load(const struct vmdk_extent *x, uint64_t offset,
+                     const struct rhea_extent *e, uint8_t *out, size_t least,
+                     struct rhea_error *err)
 {
     size_t max = (size_t)x->h.grain_size * 2, from, n;
     size_t len = (size_t)RHEA_MAX(RHEA_MIN(e->stored_length, max),
@@ -176,11 +174,11 @@ int vmdk_read(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
     if (packed_find(v, &e, in, buf, len))
         return 0;
     if (len == x->h.grain_size)
-        return packed_load(x, start, &e, buf, least, err);
+        return vmdk_packed_load(x, start, &e, buf, least, err);
     RHEA_AUTO_FREE uint8_t *data = malloc((size_t)x->h.grain_size);
     if (!data)
         return rhea_error_set(err, ENOMEM, "out of memory");
-    ret = packed_load(x, start, &e, data, least, err);
+    ret = vmdk_packed_load(x, start, &e, data, least, err);
     if (ret)
         return ret;
     memcpy(buf, data + in, len);

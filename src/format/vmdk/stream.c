@@ -129,7 +129,7 @@ static int stream_load(struct vmdk_extent *x, struct rhea_error *err)
     store_le64(s->header + HOSTED_H_DESCRIPTOR, x->h.descriptor / VMDK_SECTOR);
     store_le64(s->header + HOSTED_H_DESCRIPTOR_SIZE,
                x->h.descriptor_size / VMDK_SECTOR);
-    if (!ret)
+    if (!ret && !x->h.cut_off)
         ret = rhea_storage_read(x->file, s->directory,
                                 (size_t)x->h.n_tables * sizeof(uint32_t),
                                 x->h.directory, err);
@@ -181,6 +181,8 @@ static int stream_open(struct vmdk_extent *x, struct rhea_error *err)
 
 static int stream_begin(struct vmdk_extent *x, struct rhea_error *err)
 {
+    if (x->h.cut_off && !x->stream)
+        return rhea_error_set(err, EIO, "the extent is cut off");
     if (x->blocks.failed)
         return rhea_error_set(err, EIO,
                               "an earlier write to the image failed, and its "
@@ -301,6 +303,38 @@ static int stream_add(struct vmdk_extent *x, uint64_t grain, const void *packed,
     return 0;
 }
 
+/* --- Of one that was cut off --- */
+
+int vmdk_stream_restart(struct vmdk_extent *x, uint64_t end,
+                        struct rhea_error *err)
+{
+    int ret = vmdk_renew_identity(&x->image->base, err);
+    if (!ret)
+        ret = stream_load(x, err);
+    if (!ret)
+        ret = rhea_storage_truncate(x->file, end, err);
+    if (!ret)
+        ret = rhea_storage_flush(x->file, err);
+    x->blocks.failed |= ret != 0;
+    if (ret)
+        return ret;
+    x->stream->next = x->file_size = end;
+    x->stream->open = true;
+    return 0;
+}
+
+int vmdk_stream_enter(struct vmdk_extent *x, uint64_t grain, uint64_t host,
+                      struct rhea_error *err)
+{
+    int ret = stream_need_table(x, grain / x->h.table_entries, err);
+    if (ret)
+        return ret;
+    store_le32(x->stream->table + grain % x->h.table_entries * sizeof(uint32_t),
+               (uint32_t)(host / VMDK_SECTOR));
+    x->stream->table_dirty = true;
+    return 0;
+}
+
 /* --- Ending --- */
 
 int vmdk_stream_finish(struct vmdk_extent *x, struct rhea_error *err)
@@ -320,6 +354,7 @@ int vmdk_stream_finish(struct vmdk_extent *x, struct rhea_error *err)
     if (ret)
         return ret;
     x->h.directory = directory;
+    x->h.cut_off = false;
     x->file_size = s->next;
     s->open = false;
     table_drop(&x->table);

@@ -28,6 +28,18 @@ void vmdk_stream_free(struct vmdk_extent *x);
 bool vmdk_stream_table(const struct vmdk_extent *x, uint64_t index,
                        const uint8_t **entries, uint64_t *table);
 
+/* For a stream that was cut off: its directory is empty, and what is written
+ * goes to END of the file. Then what is there is entered, and it is finished.
+ */
+int vmdk_stream_restart(struct vmdk_extent *x, uint64_t end,
+                        struct rhea_error *err);
+/* GRAIN is at offset HOST of the file. */
+int vmdk_stream_enter(struct vmdk_extent *x, uint64_t grain, uint64_t host,
+                      struct rhea_error *err);
+/* stream_recover.c: all of that, as far as FIX says. With the lock. */
+int vmdk_stream_recover(struct vmdk_extent *x, unsigned fix,
+                        struct rhea_check *check, struct rhea_error *err);
+
 /* Guest bytes at AT of X: whole grains, none of which was written yet. */
 int vmdk_stream_write(struct vmdk_extent *x, uint64_t at, const uint8_t *buf,
                       size_t len, struct rhea_error *err);

@@ -71,8 +71,10 @@ struct vmdk_header {
     uint64_t overhead;                    /* end of the metadata in front */
     uint64_t at; /* where this header stands: 0, or a footer */
     bool zero_grains, compressed, markers;
-    bool unclean;         /* it was not closed */
-    bool footer;          /* the first header points to it */
+    bool unclean; /* it was not closed */
+    bool footer;  /* the first header points to it */
+    bool cut_off; /* it has to, and there is none: nobody knows where the
+                     directory is. Only for a check */
     uint64_t free_sector; /* COWD: where the next grain goes */
     /* The rest is of SESPARSE. */
     struct vmdk_area parts[SESPARSE_PARTS];
@@ -185,6 +187,11 @@ int vmdk_sparse_map(struct blocks *b, uint64_t offset, uint64_t len,
 /* --- read.c --- */
 int vmdk_read(struct rhea_format *f, uint64_t offset, void *buf, size_t len,
               struct rhea_error *err);
+/* The grain at OFFSET of X, which E says where to find and of which LEAST bytes
+ * are the guest's, into OUT, which has room for a grain. */
+int vmdk_packed_load(const struct vmdk_extent *x, uint64_t offset,
+                     const struct rhea_extent *e, uint8_t *out, size_t least,
+                     struct rhea_error *err);
 void vmdk_packed_finish(struct vmdk *v);
 
 /* --- write.c --- */
