@@ -250,6 +250,33 @@ class Files(tool.Images):
                 guest[:65536] = b'\x08' * 65536
                 self.repaired(guest)
 
+    def test_discarded_clusters_are_given_back(self):
+        for extended in (True, False):
+            with self.subTest(extended=extended):
+                hds = self.make(8, extended)
+                guest = bytearray(prl.disk_bytes(hds.size, [hds]))
+                end = os.path.getsize('x')
+                self.io('x', 'discard 60k 200k', 'read -P 0 64k 192k',
+                        'write -P 9 130k 1k')
+                guest[65536:4 * 65536] = bytes(3 * 65536)
+                guest[130 << 10:131 << 10] = b'\x09' * 1024
+                # Not at once in the same places, for a write may be under way.
+                self.assertEqual(os.path.getsize('x'), end + 65536)
+                self.repaired(guest)
+                self.assertLess(os.stat('x').st_blocks * 512, end - 65536)
+                self.io('x', 'write -P 7 64k 64k', 'write -P 8 192k 64k')
+                guest[1 << 16:2 << 16] = b'\7' * 65536
+                guest[3 << 16:4 << 16] = b'\x08' * 65536
+                self.assertEqual(os.path.getsize('x'), end + 65536)
+                self.repaired(guest)
+        # A damaged image loses nothing of what another cluster has, too.
+        hds = self.make(4)
+        guest = bytearray(prl.disk_bytes(hds.size, [hds]))
+        patch('x', prl.HEADER + 4, contents('x')[prl.HEADER:prl.HEADER + 4])
+        self.io('x', 'discard 64k 64k')
+        guest[65536:131072] = bytes(65536)
+        self.repaired(guest)
+
     def test_bitmaps_are_nobodys_place(self):
         """What the extension had, or is to be written to again, stays."""
         name = 'e4f2eed0-37fe-4539-b50b-85d2e7fd235f'
@@ -666,6 +693,24 @@ class Bundles(tool.Case):
         self.assertEqual(tool.rhea('check', '-r', 'all', 'x.hdd').code, 0)
         self.rhea('check', 'x.hdd')
         self.assertEqual(os.path.getsize(path), 10 * MIB)
+
+    def test_discards(self):
+        """Nothing of a snapshot comes up where something was discarded."""
+        self.make('cluster_size=64k', 'split=4M')
+        io = (os.environ['RHEA_IO'], '-c')
+        self.good(tool.execute(*io, 'write -P 1 3M 2M', 'x.hdd'))
+        self.good(tool.execute(*io, 'discard 3M 1M', 'x.hdd'))
+        guest = bytearray(10 * MIB)
+        guest[4 * MIB:5 * MIB] = b'\1' * MIB
+        self.assertTrue(prl.Bundle('x.hdd').read() == guest)
+        self.rhea('snapshot', '-c', 'one', 'x.hdd')
+        self.good(tool.execute(*io, 'write -P 2 4M 64k', '-c',
+                               'discard 4M 128k', 'x.hdd'))
+        before = bytes(guest)
+        guest[4 * MIB:4 * MIB + 65536] = bytes(65536)
+        self.assertTrue(prl.Bundle('x.hdd').read() == guest)
+        self.rhea('snapshot', '-a', 'one', 'x.hdd')
+        self.assertTrue(prl.Bundle('x.hdd').read() == before)
 
     def test_what_was_made_in_vain_is_removed(self):
         self.make(name='full.hdd')

@@ -321,9 +321,84 @@ static void a_crash_while_repairing_loses_nothing(void)
     }
 }
 
+/* --- Discarding --- */
+
+/* What each sector was, and what it has been since. */
+struct discard_model {
+    uint8_t values[SECTORS][24];
+    unsigned n[SECTORS];
+};
+
+static void discard_note(struct discard_model *m, uint64_t sector,
+                         uint64_t count, uint8_t value)
+{
+    for (uint64_t i = sector; i < sector + count; i++)
+        if (CHECK(m->n[i] < 24))
+            m->values[i][m->n[i]++] = value;
+}
+
+static bool discard_is_good(struct rhea_storage *state, void *opaque, bool last)
+{
+    const struct discard_model *m = opaque;
+    static uint8_t guest[SIZE];
+    struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
+    struct rhea_check check = subject_checked(f, 0);
+    bool good = CHECK(check.corruptions + check.errors <= 1) &&
+                CHECK_OK(read_all(f, guest, false), &err);
+    for (uint64_t i = 0; good && i < SECTORS; i++) {
+        const uint8_t *p = guest + i * SECTOR;
+        const uint8_t *from = last ? m->values[i] + m->n[i] - 1 : m->values[i];
+        good = CHECK(memcmp(p, p + 1, SECTOR - 1) == 0) &&
+               CHECK(memchr(from, p[0], last ? 1 : m->n[i]) != NULL);
+    }
+    CHECK_OK(f->ops->close(f, &err), &err);
+    return good;
+}
+
+/* Nor is a place used again while something may still lead to it. */
+static void a_crash_while_discarding_leaves_what_was_or_zeroes(void)
+{
+    static struct discard_model m;
+    uint8_t bytes[SECTOR];
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        uint64_t random = seed, cluster = seed % 4 < 2 ? 8 : 63; /* sectors */
+        struct change c;
+        struct rhea_storage *s = make(false, seed);
+        struct rhea_format *f = subject_open_ok(&subject, s, RHEA_FORMAT_WRITE);
+        memset(&m, 0, sizeof(m));
+        for (uint64_t i = 0; i < SECTORS; i++) {
+            memset(bytes, (int)(1 + i % 200), sizeof(bytes));
+            CHECK_OK(f->ops->write(f, i * SECTOR, bytes, SECTOR, &err), &err);
+            discard_note(&m, i, 1, bytes[0]);
+        }
+        CHECK_OK(f->ops->close(f, &err), &err);
+        f = change_begin(&c, s, RHEA_FORMAT_WRITE);
+        for (unsigned i = 0; i < 16; i++) {
+            uint64_t sector =
+                test_random(&random) % (SECTORS / cluster) * cluster;
+            if (test_random(&random) % 2) {
+                CHECK_OK(
+                    f->ops->discard(f, sector * SECTOR, cluster * SECTOR, &err),
+                    &err);
+                discard_note(&m, sector, cluster, 0);
+            } else {
+                memset(bytes, (int)(210 + i), sizeof(bytes));
+                CHECK_OK(f->ops->write(f, sector * SECTOR, bytes, SECTOR, &err),
+                         &err);
+                discard_note(&m, sector, 1, bytes[0]);
+            }
+            if (test_random(&random) % 4 == 0)
+                CHECK_OK(f->ops->flush(f, &err), &err);
+        }
+        CHECK_OK(f->ops->close(f, &err), &err);
+        change_judge(&c, seed, discard_is_good, &m);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
+    TEST(a_crash_while_discarding_leaves_what_was_or_zeroes);
     TEST(a_crash_anywhere_leaves_a_whole_image);
     TEST(a_fault_anywhere_loses_nothing_that_was_flushed);
     TEST(threads_share_clusters);

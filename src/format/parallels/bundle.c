@@ -416,6 +416,7 @@ const struct rhea_format_ops bundle_ops = {
     .map = bundle_map,
     .write = bundle_write,
     .write_zeroes = bundle_write_zeroes,
+    .discard = bundle_discard,
     .flush = bundle_flush,
     .check = bundle_check,
     .resize = bundle_resize,

@@ -101,6 +101,8 @@ int bundle_write(struct rhea_format *f, uint64_t offset, const void *buf,
                  size_t len, struct rhea_error *err);
 int bundle_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                         bool unmap, struct rhea_error *err);
+int bundle_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                   struct rhea_error *err);
 int bundle_flush(struct rhea_format *f, struct rhea_error *err);
 
 /* --- bundle_check.c --- */

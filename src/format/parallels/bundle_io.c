@@ -132,9 +132,34 @@ static int zero_file(struct bundle_file *file, uint64_t offset, uint64_t len,
                : rhea_storage_zero(file->storage, offset, len, unmap, err);
 }
 
-/* BUF NULL: zeroes. */
-static int write_parts(struct bundle *b, uint64_t offset, const uint8_t *buf,
-                       uint64_t len, bool unmap, struct rhea_error *err)
+static int discard_file(struct bundle_file *file, uint64_t offset, uint64_t len,
+                        struct rhea_error *err)
+{
+    file->written = true;
+    return file->hds ? file->hds->ops->discard(file->hds, offset, len, err)
+                     : rhea_storage_discard(file->storage, offset, len, err);
+}
+
+enum change { CHANGE_WRITE, CHANGE_ZERO, CHANGE_UNMAP, CHANGE_DISCARD };
+
+static int change_part(const struct bundle_part *part, enum change change,
+                       uint64_t at, const uint8_t *buf, uint64_t len,
+                       struct rhea_error *err)
+{
+    if (!part->top->writable)
+        return rhea_error_set(err, EACCES,
+                              "the image is open for reading only");
+    if (change == CHANGE_WRITE)
+        return bundle_write_file(part->top, at, buf, (size_t)len, err);
+    if (change == CHANGE_DISCARD)
+        return discard_file(part->top, at, len, err);
+    return zero_file(part->top, at, len, change == CHANGE_UNMAP, err);
+}
+
+/* BUF is for CHANGE_WRITE. */
+static int change_parts(struct bundle *b, enum change change, uint64_t offset,
+                        const uint8_t *buf, uint64_t len,
+                        struct rhea_error *err)
 {
     int ret = 0;
     if (!range_inside(offset, len, b->base.size))
@@ -148,13 +173,7 @@ static int write_parts(struct bundle *b, uint64_t offset, const uint8_t *buf,
         const struct bundle_part *part = bundle_part_at(b, offset);
         uint64_t at = offset - part->start;
         uint64_t n = RHEA_MIN(len, part->size - at);
-        if (!part->top->writable)
-            ret = rhea_error_set(err, EACCES,
-                                 "the image is open for reading only");
-        else if (buf)
-            ret = bundle_write_file(part->top, at, buf, (size_t)n, err);
-        else
-            ret = zero_file(part->top, at, n, unmap, err);
+        ret = change_part(part, change, at, buf, n, err);
         buf = buf ? buf + n : NULL;
         offset += n;
         len -= n;
@@ -166,13 +185,20 @@ static int write_parts(struct bundle *b, uint64_t offset, const uint8_t *buf,
 int bundle_write(struct rhea_format *f, uint64_t offset, const void *buf,
                  size_t len, struct rhea_error *err)
 {
-    return write_parts(bundle_of(f), offset, buf, len, false, err);
+    return change_parts(bundle_of(f), CHANGE_WRITE, offset, buf, len, err);
 }
 
 int bundle_write_zeroes(struct rhea_format *f, uint64_t offset, uint64_t len,
                         bool unmap, struct rhea_error *err)
 {
-    return write_parts(bundle_of(f), offset, NULL, len, unmap, err);
+    return change_parts(bundle_of(f), unmap ? CHANGE_UNMAP : CHANGE_ZERO,
+                        offset, NULL, len, err);
+}
+
+int bundle_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                   struct rhea_error *err)
+{
+    return change_parts(bundle_of(f), CHANGE_DISCARD, offset, NULL, len, err);
 }
 
 /* All that were written to are flushed, also where one fails. */

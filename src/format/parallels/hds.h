@@ -93,6 +93,7 @@ struct hds_gaps {
     struct bitmap used; /* a bit for a place, see hds_places; those past its end
                            are not looked at */
     uint64_t next;      /* none is free before this one */
+    bool shared;        /* a place has two users: the image is damaged */
 };
 
 extern const struct rhea_format_ops rhea_format_parallels;
@@ -193,6 +194,9 @@ void hds_places(const struct hds *h, uint64_t host, uint64_t *first,
  * where there is none. It is empty. */
 int hds_gap_take(struct hds *h, uint64_t *count, uint64_t *host,
                  struct rhea_error *err);
+/* As the member of struct rhea_format_ops. Takes the lock. */
+int hds_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                struct rhea_error *err);
 /* The table is about to be changed as a whole. */
 void hds_gaps_forget(struct hds *h);
 

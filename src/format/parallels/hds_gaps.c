@@ -11,10 +11,18 @@
  *
  * Order of writes: table_begin has made the table durable in which nobody uses
  * them. A place is emptied, then written to; the entry follows behind a flush.
+ *
+ * A cluster that is discarded loses its entry, and the file's blocks with it.
+ * Its place is not used again before the image is next opened: the entry may
+ * not be durable, and a write that has begun may still go there. After a crash
+ * it holds what it did or zeroes, as a discard may leave it.
  */
 #include <errno.h>
+#include <inttypes.h>
 
+#include "base/byteorder.h"
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "format/parallels/hds.h"
 
 void hds_places(const struct hds *h, uint64_t host, uint64_t *first,
@@ -37,8 +45,11 @@ static int gaps_use(void *opaque, uint64_t host, struct rhea_error *err)
     uint64_t first, count;
     (void)err;
     hds_places(opaque, host, &first, &count);
-    if (first < g->used.n_bits)
-        bitmap_set(&g->used, first, RHEA_MIN(count, g->used.n_bits - first));
+    if (first >= g->used.n_bits)
+        return 0;
+    count = RHEA_MIN(count, g->used.n_bits - first);
+    g->shared |= bitmap_any(&g->used, first, count);
+    bitmap_set(&g->used, first, count);
     return 0;
 }
 
@@ -64,9 +75,19 @@ static int gaps_find(struct hds *h, struct rhea_error *err)
     int ret = hds_each_entry(h, 0, gaps_use_entry, h, err);
     if (!ret)
         ret = hds_extension_each(h, gaps_use, h, err);
-    /* The extension will be written to these. */
+    /* The extension will be written to these, of which it may have some. */
+    bool shared = g->shared;
     for (size_t i = 0; !ret && i < h->ext.n_spare; i++)
         ret = gaps_use(h, h->ext.spare[i] & ~(uint64_t)1, err);
+    g->shared = shared;
+    return ret;
+}
+
+static int gaps_know(struct hds *h, struct rhea_error *err)
+{
+    int ret = h->gaps.known ? 0 : gaps_find(h, err);
+    if (ret)
+        hds_gaps_forget(h);
     return ret;
 }
 
@@ -80,11 +101,9 @@ int hds_gap_take(struct hds *h, uint64_t *count, uint64_t *host,
                  struct rhea_error *err)
 {
     struct hds_gaps *g = &h->gaps;
-    int ret = g->known ? 0 : gaps_find(h, err);
-    if (ret) {
-        hds_gaps_forget(h);
+    int ret = gaps_know(h, err);
+    if (ret)
         return ret;
-    }
     uint64_t end = g->used.n_bits;
     uint64_t place =
         g->next < end ? bitmap_find(&g->used, g->next, false) : end;
@@ -103,4 +122,97 @@ int hds_gap_take(struct hds *h, uint64_t *count, uint64_t *host,
     bitmap_set(&g->used, place, *count);
     g->next = place + *count;
     return 0;
+}
+
+/* --- Discarding --- */
+
+enum { DISCARD_CLUSTERS = 256 /* in one go */ };
+
+/* Clusters [FIRST, FIRST + COUNT), none of which is being written to, have no
+ * entries any more; HOSTS is where they were, 0: nowhere. */
+static int discard_entries(struct hds *h, uint64_t first, size_t count,
+                           uint64_t *hosts, struct rhea_error *err)
+{
+    int ret = blocks_begin(&h->blocks, err);
+    if (!ret)
+        ret = gaps_know(h, err);
+    for (size_t i = 0; !ret && i < count; i++) {
+        const uint8_t *entry;
+        uint64_t n;
+        hosts[i] = 0;
+        ret = hds_entries(h, first + i, 1, &entry, &n, err);
+        if (ret || !entry)
+            continue;
+        uint64_t host = hds_host(h, load_le32(entry));
+        ret = hds_entry_set(h, first + i, 0, err);
+        /* What is damaged is left alone. */
+        if (!ret && h->gaps.used.words && !h->gaps.shared &&
+            hds_host_valid(h, host))
+            hosts[i] = host;
+    }
+    return ret;
+}
+
+static int discard_some(struct hds *h, uint64_t first, size_t count,
+                        struct rhea_error *err)
+{
+    uint64_t hosts[DISCARD_CLUSTERS] = {0};
+    struct blocks_flight flight;
+    RHEA_LOCKED(&h->blocks.lock);
+    while (!blocks_flight_begin(&h->blocks, &flight, first, first + count - 1))
+        continue;
+    int ret = discard_entries(h, first, count, hosts, err);
+    pthread_mutex_unlock(&h->blocks.lock);
+    for (size_t i = 0; !ret && i < count; i++)
+        if (hosts[i])
+            ret = rhea_storage_discard(h->base.storage, hosts[i],
+                                       h->cluster_size, err);
+    pthread_mutex_lock(&h->blocks.lock);
+    blocks_flight_end(&h->blocks, &flight);
+    return ret;
+}
+
+/* What would show through instead must not: zeroes, and holes in the file. */
+static int discard_over(struct hds *h, uint64_t offset, uint64_t len,
+                        struct rhea_error *err)
+{
+    int ret = 0;
+    while (!ret && len) {
+        struct rhea_extent x;
+        ret = blocks_map(&h->blocks, offset, len, &x, err);
+        if (!ret && x.kind == RHEA_EXTENT_DATA)
+            ret = blocks_write_zeroes(&h->blocks, offset, x.length, true, err);
+        if (ret)
+            break;
+        offset += x.length;
+        len -= x.length;
+    }
+    return ret;
+}
+
+int hds_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
+                struct rhea_error *err)
+{
+    struct hds *h = hds_of(f);
+    if (!h->blocks.writable)
+        return rhea_error_set(err, EACCES,
+                              "the image is open for reading only");
+    if (!range_inside(offset, len, f->size))
+        return rhea_error_set(
+            err, EINVAL,
+            "guest offset %" PRIu64 " lies past the end of the image", offset);
+    hds_bitmaps_mark(h, offset, len);
+    if (h->blocks.child)
+        return discard_over(h, offset, len, err);
+    /* Whole clusters; the last one may be a part of one. */
+    uint64_t first = div_up(offset, h->cluster_size);
+    uint64_t end = offset + len == f->size ? div_up(f->size, h->cluster_size)
+                                           : (offset + len) / h->cluster_size;
+    int ret = 0;
+    while (!ret && first < end) {
+        size_t count = (size_t)RHEA_MIN(end - first, DISCARD_CLUSTERS);
+        ret = discard_some(h, first, count, err);
+        first += count;
+    }
+    return ret;
 }

@@ -246,6 +246,7 @@ const struct rhea_format_ops rhea_format_parallels = {
     .write = hds_write,
     .clone = hds_clone,
     .write_zeroes = hds_write_zeroes,
+    .discard = hds_discard,
     .flush = hds_flush,
     .check = hds_check,
     .create = parallels_create,
