@@ -18,9 +18,8 @@ static int amend_uuid(struct vdi_head *h, const char *value,
     if (strcmp(value, "new") == 0)
         return guid_new(uuid, err);
     if (!guid_parse(value, uuid) || uuid_is_null(uuid))
-        return rhea_error_set(err, EINVAL,
-                              "option uuid is 'new' or a UUID, not '%.100s'",
-                              value);
+        return rhea_error_set(
+            err, EINVAL, "option uuid is 'new' or a UUID, not '%.100s'", value);
     return 0;
 }
 

@@ -302,7 +302,9 @@ static int vhdx_check_parent(struct rhea_format *f, struct rhea_format *parent,
           uuid_equal(p->header.data_write, v->locator.linkage2)))
         return rhea_error_set(err, EINVAL,
                               "the parent was changed since, or is another "
-                              "one: its data has the identity %s, not %s",
+                              "one: its data has the identity %s, not %s; if "
+                              "what the guest sees is right nevertheless, say "
+                              "so with 'rebase -u'",
                               is, wanted);
     if (p->metadata.logical_sector != v->metadata.logical_sector)
         return rhea_error_set(err, EINVAL,
