@@ -102,6 +102,9 @@ int machine_fetch(struct machine *m, struct rhea_error *err)
         return rhea_error_set(err, EIO, "the stub does not give registers");
     for (unsigned n = 0; n < m->layout->n; n++)
         parse_register(m, n, reply, strlen(reply));
+    if (m->rip >= 0 && !machine_register(m, (unsigned)m->rip))
+        return rhea_error_set(err, EPROTO,
+                              "the stub does not give the program counter");
     m->has_g = true;
     return 0;
 }

@@ -186,6 +186,8 @@ int session_accept(struct session *s, int fd)
 
 /* --- packets ------------------------------------------------------------- */
 
+enum { MONITOR_MAX = 16 << 20 /* bytes of a command's output */ };
+
 const struct session_packet *session_find(const struct session_packet *list,
                                           const char *packet, size_t len)
 {
@@ -216,14 +218,21 @@ int session_forward(struct session *s, const char *packet, size_t len,
                     struct rhea_error *err)
 {
     const char *reply;
-    size_t reply_len;
+    size_t reply_len, total = 0;
     int ret = stub_call(&s->stub, packet, len, &reply, &reply_len, err);
 
     /* Of a monitor's command there is an answer for each piece of output. */
     while (ret == 0 && !strncmp(packet, "qRcmd,", 6) && reply[0] == 'O' &&
            reply[1] != 'K') {
+        total += reply_len;
         wire_queue(&s->gdb, reply, reply_len);
+        (void)wire_flush(&s->gdb, s->how.timeout, NULL);
         ret = stub_answer(&s->stub, &reply, &reply_len, err);
+        if (ret == 0 && total > MONITOR_MAX) {
+            s->stub.wire.dead = true;
+            ret = rhea_error_set(err, EFBIG,
+                                 "the stub's output of a command has no end");
+        }
     }
     if (ret == 0)
         packet_put(&s->reply, reply, reply_len);
@@ -265,6 +274,20 @@ static int run_on(struct session *s, struct rhea_error *err)
     return session_run(s, packet, strlen(packet), err);
 }
 
+/* gdb waits for a stop that will not come: tell why, as output of the guest's,
+ * before the connection closes. */
+static int say_goodbye(struct session *s, int ret, const struct rhea_error *err)
+{
+    static const char name[] = "rhea-trace: ";
+
+    packet_puts(&s->reply, "O");
+    packet_put_hex(&s->reply, name, sizeof(name) - 1);
+    packet_put_hex(&s->reply, err->text, strlen(err->text));
+    packet_put_hex(&s->reply, "\n", 1);
+    (void)answer(s, NULL);
+    return ret;
+}
+
 static int resume(struct session *s, const char *packet, size_t len,
                   struct rhea_error *err)
 {
@@ -276,8 +299,16 @@ static int resume(struct session *s, const char *packet, size_t len,
         return answer(s, err);
     }
     ret = session_run(s, packet, len, err);
-    if (ret < 0 || s->gdb.fd < 0 || serial != s->gdb_serial)
+    if (s->gdb.fd < 0 || serial != s->gdb_serial)
         return ret;
+    if (ret < 0 && s->stub.wire.dead)
+        return say_goodbye(s, ret, err);
+    if (ret == -EINTR)
+        return ret;
+    if (ret < 0) {
+        (void)session_refuse(s, err);
+        return answer(s, err);
+    }
     packet_puts(&s->reply, s->refused ? s->refusal : s->stub.stop);
     return answer(s, err);
 }
@@ -307,7 +338,13 @@ static int handle(struct session *s, const char *packet, size_t len,
     } else {
         ret = session_forward(s, packet, len, err);
     }
-    if (ret < 0 && !s->stub.wire.dead)
+    if (ret < 0 && s->stub.wire.dead) {
+        /* The last answer. */
+        (void)session_refuse(s, err);
+        (void)answer(s, err);
+        return ret;
+    }
+    if (ret < 0)
         ret = session_refuse(s, err);
     if (ret == 0)
         ret = answer(s, err);

@@ -28,7 +28,7 @@ bool session_is_resume(const char *packet, size_t len)
     struct packet_cursor c = packet_cursor(packet, len);
 
     if (packet_skip(&c, "vCont;") || packet_skip(&c, "vRun") ||
-        packet_skip(&c, "F"))
+        packet_skip(&c, "vAttach;") || packet_skip(&c, "F"))
         return true;
     if (!strcmp(packet, "bc") || !strcmp(packet, "bs"))
         return true;

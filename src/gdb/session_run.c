@@ -174,11 +174,13 @@ static int hear_stub(struct session *s, struct running *r,
             continue;
         if (r->answers) {
             r->answers--;
-            if (strcmp(packet, "OK") != 0)
+            if (strcmp(packet, "OK") != 0) {
+                s->stub.wire.dead = true;
                 return rhea_error_set(err, EPROTO,
                                       "the stub refused to change a register "
                                       "or a breakpoint: `%.40s'",
                                       packet);
+            }
         } else if (stub_is_stop(&s->stub, packet, len)) {
             return 1;
         } else if (len == 0 || packet[0] == 'E') {
@@ -187,8 +189,14 @@ static int hear_stub(struct session *s, struct running *r,
             s->refused = true;
             snprintf(s->refusal, sizeof(s->refusal), "%s", packet);
             return 1;
-        } else {
+        } else if ((packet[0] == 'O' && packet[1] != 'K') || packet[0] == 'F') {
             pass_on(s, packet, len);
+        } else {
+            s->stub.wire.dead = true;
+            return rhea_error_set(err, EPROTO,
+                                  "the stub says something else than why the "
+                                  "guest has stopped: `%.40s'",
+                                  packet);
         }
     }
     return 0;
@@ -200,6 +208,17 @@ static int wait_some(struct session *s, struct pollfd *p, nfds_t n, int timeout)
     struct timespec t = {timeout / 1000, timeout % 1000 * 1000000L};
 
     return ppoll(p, n, timeout < 0 ? NULL : &t, s->how.signals);
+}
+
+/* The guest has stopped. Where it stops all the time, gdb gets a word in all
+ * the same; nobody has to be asked to stop. */
+static int hear_other(struct session *s, struct running *r, bool ready,
+                      struct rhea_error *err)
+{
+    if (!ready || r->interrupt)
+        return 0;
+    r->interrupted = true;
+    return s->gdb.fd >= 0 ? hear_gdb(s, r, err) : hear_listener(s, r, err);
 }
 
 /* Wait until the guest has stopped. */
@@ -226,7 +245,7 @@ static int wait_for_stop(struct session *s, struct running *r,
             return rhea_error_errno(err, errno, "cannot wait for the guest");
         if (s->how.stop && *s->how.stop)
             return -EINTR;
-        if (ret == 0) {
+        if (ret == 0 || (until >= 0 && wire_now() > until)) {
             s->stub.wire.dead = true;
             return rhea_error_set(err, ETIMEDOUT,
                                   "the stub does not stop the guest");
@@ -234,7 +253,8 @@ static int wait_for_stop(struct session *s, struct running *r,
         if (ret < 0)
             continue;
         if (p[0].revents && (ret = hear_stub(s, r, err)) != 0)
-            return ret < 0 ? ret : 0;
+            return ret < 0 ? ret
+                           : hear_other(s, r, pending || p[1].revents, err);
         if (pending || p[1].revents)
             ret = gdb ? hear_gdb(s, r, err) : hear_listener(s, r, err);
         if (ret < 0)

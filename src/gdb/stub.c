@@ -48,13 +48,14 @@ void stub_queuef(struct stub *s, const char *fmt, ...)
 }
 
 /* Whether a packet is one of T05..., S05, W00, X09, N: the guest stands still.
- */
+ * gdbserver writes an exit code in one digit where that is enough. */
 static bool looks_like_stop(const char *p, size_t len)
 {
-    bool number =
-        len >= 3 && packet_hex_digit(p[1]) >= 0 && packet_hex_digit(p[2]) >= 0;
+    bool digit = len >= 2 && packet_hex_digit(p[1]) >= 0;
+    bool two = digit && len >= 3 && packet_hex_digit(p[2]) >= 0;
 
-    return (number && strchr("TSWX", p[0])) || (len == 1 && p[0] == 'N');
+    return (two && strchr("TS", p[0])) || (digit && strchr("WX", p[0])) ||
+           (len == 1 && p[0] == 'N');
 }
 
 bool stub_is_stop(struct stub *s, const char *packet, size_t len)
@@ -71,12 +72,24 @@ bool stub_is_stop(struct stub *s, const char *packet, size_t len)
 static int receive(struct stub *s, int timeout, const char **packet,
                    size_t *len, struct rhea_error *err)
 {
+    int64_t until = wire_now() + timeout;
     enum packet_event event;
     int ret;
 
-    do
-        ret = wire_receive(&s->wire, timeout, &event, err);
-    while (ret == 0 && event != PACKET_DATA);
+    do {
+        int left = timeout;
+
+        if (timeout >= 0)
+            left = (int)RHEA_MAX(until - wire_now(), (int64_t)0);
+        ret = wire_receive(&s->wire, left, &event, err);
+    } while (ret == 0 && event != PACKET_DATA &&
+             (timeout < 0 || wire_now() <= until));
+    if (ret == 0 && event != PACKET_DATA)
+        ret = -ETIMEDOUT;
+    if (ret == -ETIMEDOUT)
+        return rhea_error_set(err, ETIMEDOUT,
+                              "there is no answer within %.1f s",
+                              timeout / 1000.0);
     if (ret < 0)
         return ret;
     *packet = (const char *)s->wire.in.data;
@@ -84,12 +97,29 @@ static int receive(struct stub *s, int timeout, const char **packet,
     return 0;
 }
 
-int stub_answer(struct stub *s, const char **reply, size_t *len,
-                struct rhea_error *err)
+static int answer_or_stop(struct stub *s, const char **reply, size_t *len,
+                          struct rhea_error *err)
 {
     int ret = receive(s, s->timeout, reply, len, err);
 
     return ret < 0 ? fail(s, err) : 0;
+}
+
+/* A stop that is told once more must not be taken for an answer, nor the answer
+ * for the next one. */
+int stub_answer(struct stub *s, const char **reply, size_t *len,
+                struct rhea_error *err)
+{
+    int ret = answer_or_stop(s, reply, len, err);
+
+    for (unsigned i = 0; i < DRAIN && ret == 0; i++) {
+        if (!looks_like_stop(*reply, *len))
+            return 0;
+        ret = answer_or_stop(s, reply, len, err);
+    }
+    if (ret == 0)
+        ret = nonsense(s, "a packet", err);
+    return ret;
 }
 
 int stub_call(struct stub *s, const void *payload, size_t len,
@@ -245,7 +275,7 @@ static int settle(struct stub *s, struct rhea_error *err)
     stub_queue(s, "?", 1);
     stub_queue(s, "qC", 2);
     for (unsigned i = 0; i < DRAIN; i++) {
-        ret = stub_answer(s, &reply, &len, err);
+        ret = answer_or_stop(s, &reply, &len, err);
         if (ret < 0)
             return ret;
         if (!stub_is_stop(s, reply, len))
@@ -262,12 +292,6 @@ static int negotiate(struct stub *s, struct rhea_error *err)
     ret = stub_callf(s, &reply, err,
                      "qSupported:multiprocess+;swbreak+;hwbreak+;"
                      "vContSupported+;xmlRegisters=i386");
-    /* Or it tells of a stop first. */
-    while (ret == 0 && looks_like_stop(reply, strlen(reply))) {
-        size_t len;
-
-        ret = stub_answer(s, &reply, &len, err);
-    }
     if (ret < 0)
         return ret;
     snprintf(s->features, sizeof(s->features), "%s", reply);

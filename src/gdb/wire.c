@@ -176,6 +176,7 @@ int wire_receive(struct wire *w, int timeout, enum packet_event *event,
     int64_t until = timeout < 0 ? -1 : wire_now() + timeout;
 
     for (;;) {
+        bool late = until >= 0 && wire_now() > until;
         int ret;
 
         do
@@ -186,15 +187,14 @@ int wire_receive(struct wire *w, int timeout, enum packet_event *event,
         ret = wire_flush(w, timeout, err);
         if (ret == 0)
             ret = wire_fill(w, err);
-        if (ret == -EAGAIN) {
-            ret = wait_for(w, POLLIN, until);
-            if (ret == 0)
-                return rhea_error_set(err, ETIMEDOUT,
-                                      "there is no answer within %d s",
-                                      timeout / 1000);
-            continue;
-        }
-        if (ret < 0)
+        if (ret == -EAGAIN && !late)
+            late = wait_for(w, POLLIN, until) == 0;
+        else if (ret < 0 && ret != -EAGAIN)
             return ret;
+        /* Also where bytes come all the time, and never a packet. */
+        if (late)
+            return rhea_error_set(err, ETIMEDOUT,
+                                  "there is no answer within %.1f s",
+                                  timeout / 1000.0);
     }
 }
