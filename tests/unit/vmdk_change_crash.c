@@ -11,10 +11,9 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "crash_states.h"
 #include "lib/test.h"
-#include "storage/crash.h"
 #include "storage/fault.h"
-#include "storage/record.h"
 #include "vmdk_lib.h"
 
 #define SECTOR 512
@@ -264,6 +263,18 @@ static bool state_is_good(const struct change_case *c,
 
 /* --- Crashes ------------------------------------------------------------- */
 
+static bool crash_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
+{
+    const struct change_case *c = opaque;
+    bool good = true;
+    if (!text.new || s->to <= text.moment)
+        good = state_is_good(c, state, text.old);
+    if (good && text.new && s->to >= text.moment)
+        good = state_is_good(c, state, text.new);
+    return good;
+}
+
 static void crash_case(const struct change_case *c)
 {
     struct rhea_storage *s = make(c), *before, *recorder;
@@ -278,33 +289,8 @@ static void crash_case(const struct change_case *c)
     CHECK_OK(image_close(&o), &err);
     text.log = NULL;
 
-    const struct crash_limits limits = {
-        .seed = 1, .subsets = 8, .torn = 2, .orders = 4};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    crash_plan_sample(&plan, STATES, 1);
-    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = true;
-        if (!text.new || plan.states[i].to <= text.moment)
-            good = state_is_good(c, state, text.old);
-        if (good && text.new &&plan.states[i].to >= text.moment)
-            good = state_is_good(c, state, text.new);
-        rhea_storage_close(state);
-        if (!good) {
-            char description[100];
-            crash_describe(&plan.states[i], description, sizeof(description));
-            printf("# %s, state %s\n", c->name, description);
-            break;
-        }
-    }
-    CHECK(plan.n_states > 3 || is_beside(c));
-    crash_plan_finish(&plan);
-    crash_finish(&crash);
+    size_t n = crash_states(c->name, before, &log, STATES, crash_is_good, c);
+    CHECK(n > 3 || is_beside(c));
     rhea_storage_close(recorder);
     rhea_storage_close(before);
     record_log_finish(&log);

@@ -8,9 +8,8 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "crash_states.h"
 #include "lib/test.h"
-#include "storage/crash.h"
-#include "storage/record.h"
 #include "vmdk_lib.h"
 
 enum {
@@ -154,8 +153,11 @@ static struct rhea_check repaired(struct rhea_format *f, unsigned fix)
     return check;
 }
 
-static bool state_is_good(const struct damage *d, struct rhea_storage *state)
+static bool state_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
 {
+    const struct damage *d = opaque;
+    (void)s;
     struct rhea_format *f = open_ok(state, RHEA_FORMAT_CHECK);
     bool good = d->grain == PACKED_GRAIN || grains_are_good(d, f);
     close_ok(f);
@@ -185,29 +187,7 @@ static void crash_case(const struct damage *d)
     CHECK(grains_are_good(d, f));
     close_ok(f);
 
-    const struct crash_limits limits = {
-        .seed = 1, .subsets = 8, .torn = 2, .orders = 4};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    crash_plan_sample(&plan, STATES, 1);
-    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = state_is_good(d, state);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# %s, state %s\n", d->name, text);
-            break;
-        }
-    }
-    CHECK(plan.n_states > 10);
-    crash_plan_finish(&plan);
-    crash_finish(&crash);
+    CHECK(crash_states(d->name, before, &log, STATES, state_is_good, d) > 10);
     rhea_storage_close(recorder);
     rhea_storage_close(before);
     record_log_finish(&log);

@@ -6,9 +6,8 @@
 #include <rhea/format.h>
 
 #include "base/checked.h"
+#include "crash_states.h"
 #include "lib/test.h"
-#include "storage/crash.h"
-#include "storage/record.h"
 #include "vpc_lib.h"
 
 #define SECTOR 512
@@ -133,9 +132,11 @@ static bool image_is_good(const struct change_case *c, struct rhea_format *f,
 }
 
 /* As it is, and once it has been opened for writing. */
-static bool state_is_good(const struct change_case *c,
-                          struct rhea_storage *state)
+static bool state_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
 {
+    const struct change_case *c = opaque;
+    (void)s;
     struct rhea_format *f = open_ok(state, RHEA_FORMAT_CHECK);
     bool good = image_is_good(c, f, 1);
     close_ok(f);
@@ -170,29 +171,7 @@ static void crash_case(const struct change_case *c)
     close_ok(f);
     check_end(c, recorder);
 
-    const struct crash_limits limits = {
-        .seed = 1, .subsets = 8, .torn = 2, .orders = 4};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    crash_plan_sample(&plan, STATES, 1);
-    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = state_is_good(c, state);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# %s, state %s\n", c->name, text);
-            break;
-        }
-    }
-    CHECK(plan.n_states > 3);
-    crash_plan_finish(&plan);
-    crash_finish(&crash);
+    CHECK(crash_states(c->name, before, &log, STATES, state_is_good, c) > 3);
     rhea_storage_close(recorder);
     rhea_storage_close(before);
     record_log_finish(&log);
