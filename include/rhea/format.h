@@ -185,9 +185,10 @@ struct rhea_files {
      * Which file is meant by N names, best first, that an image has for its
      * parent. They may be of another system: "C:\\vm\\base.vhd",
      * ".\\base.vhd", "\\\\server\\vm\\base.vhd", "file:///vm/base.vhd"; what
-     * cannot be meant on this one is looked for in the image's folder. *OUT,
-     * malloc'd, is for rhea_format_info.backing_file: the first that is there
-     * or, where none is, what the first name means.
+     * cannot be meant on this one is looked for in the image's folder, then in
+     * the one above "Snapshots". *OUT, malloc'd, is for
+     * rhea_format_info.backing_file: the first that is there or, where none is,
+     * what the first name means.
      */
     int (*find_parent)(void *opaque, const char *const *names, size_t n,
                        char **out, struct rhea_error *err);

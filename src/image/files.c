@@ -487,6 +487,32 @@ static void parent_try(const struct image_files *files, const char *name,
     }
 }
 
+/* Whether the image is in a folder "Snapshots", where VirtualBox has the
+ * children of what is in the folder above. */
+static bool files_in_snapshots(const struct image_files *files)
+{
+    RHEA_AUTO_FREE char *start =
+        files->beside && files->local ? files_path(files, ".") : NULL;
+    RHEA_AUTO_FREE char *real = start ? realpath(start, NULL) : NULL;
+    const char *last = real ? strrchr(real, '/') : NULL;
+    return last && strcmp(last, "/Snapshots") == 0;
+}
+
+/* An absolute name, of before a virtual machine was moved, in the folder above;
+ * malloc'd, NULL: nothing is there. */
+static char *parent_above(const struct image_files *files, const char *name)
+{
+    RHEA_AUTO_FREE char *decoded = parent_of_url(name);
+    RHEA_AUTO_FREE char *beside = parent_beside(decoded ? decoded : name);
+    char *above = NULL;
+    if (!beside || !*beside || asprintf(&above, "../%s", beside) < 0)
+        return NULL;
+    if (parent_is_there(files, above))
+        return above;
+    free(above);
+    return NULL;
+}
+
 static int files_find_parent(void *opaque, const char *const *names, size_t n,
                              char **out, struct rhea_error *err)
 {
@@ -499,6 +525,9 @@ static int files_find_parent(void *opaque, const char *const *names, size_t n,
         if (parent_is_foreign(names[i]))
             *out =
                 parent_other_case(files_of(opaque), parent_last_part(names[i]));
+    bool above = !*out && files_in_snapshots(files_of(opaque));
+    for (size_t i = 0; i < n && above && !*out; i++)
+        *out = parent_above(files_of(opaque), names[i]);
     if (!*out)
         *out = rhea_steal(first);
     return *out ? 0
@@ -666,10 +695,7 @@ static int files_search(void *opaque,
     int ret = search_folder(&s, "", out, err);
     if (ret)
         return ret < 0 ? ret : 0;
-    RHEA_AUTO_FREE char *start = files_path(files, ".");
-    RHEA_AUTO_FREE char *real = start ? realpath(start, NULL) : NULL;
-    const char *last = real ? strrchr(real, '/') : NULL;
-    if (last && strcmp(last, "/Snapshots") == 0)
+    if (files_in_snapshots(files))
         ret = search_folder(&s, "../", out, err);
     return ret < 0 ? ret : 0;
 }

@@ -445,16 +445,21 @@ static void a_file_is_removed_only_where_it_may_be(void)
 /* --- Parents --- */
 
 /* What the only name NAME means to the image in/image. */
-static const char *parent(const char *name)
+static const char *parent_of(const char *image, const char *name)
 {
     static char result[4096];
-    struct image_files *files = begin("in/image", 0);
+    struct image_files *files = begin(image, 0);
     char *found = NULL;
     int ret = files->ops.find_parent(files->ops.opaque, &name, 1, &found, &err);
     snprintf(result, sizeof(result), "%s", ret ? "none" : found);
     free(found);
     image_files_close(files, false);
     return result;
+}
+
+static const char *parent(const char *name)
+{
+    return parent_of("in/image", name);
 }
 
 static void parents_are_found_by_names_of_any_system(void)
@@ -590,6 +595,24 @@ static void a_file_is_found_by_what_it_holds(void)
     CHECK_EQ(chdir("../.."), 0);
 }
 
+/* Of a virtual machine of VirtualBox's that was moved. */
+static void the_parents_of_snapshots_are_above_them(void)
+{
+    put("vm/moved.vhd", "");
+    static const char *const names[] = {
+        "/old/vm/moved.vhd",
+        "C:\\Users\\u\\VirtualBox VMs\\vm\\moved.vhd",
+        "file:///old/vm/moved.vhd",
+    };
+    for (size_t i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
+        CHECK_STR(parent_of("vm/Snapshots/child", names[i]), "../moved.vhd");
+        CHECK(strstr(parent_of("vm/other/none", names[i]), "..") == NULL);
+    }
+    /* One beside it goes first. */
+    put("vm/Snapshots/moved.vhd", "");
+    CHECK_STR(parent_of("vm/Snapshots/child", names[0]), "moved.vhd");
+}
+
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
@@ -616,5 +639,6 @@ int main(int argc, char **argv)
     TEST(a_missing_parent_is_named_as_meant);
     TEST(the_best_of_several_names_is_taken);
     TEST(a_file_is_found_by_what_it_holds);
+    TEST(the_parents_of_snapshots_are_above_them);
     return test_finish();
 }
