@@ -27,6 +27,11 @@ void breaks_finish(struct breaks *b)
     *b = (struct breaks){0};
 }
 
+static bool is_wanted(const struct breakpoint *p)
+{
+    return p->by_gdb || p->traced;
+}
+
 struct breakpoint *breaks_find(const struct breaks *b, enum break_type type,
                                uint64_t address)
 {
@@ -173,6 +178,17 @@ static int check_extras(const struct breakpoint *p, struct rhea_error *err)
     return 0;
 }
 
+/* The stub knows watchpoints by their length, too. */
+static int check_length(const struct breakpoint *p, uint64_t kind,
+                        struct rhea_error *err)
+{
+    if (p->type < BREAK_WRITE || p->kind == kind)
+        return 0;
+    return rhea_error_set(
+        err, EBUSY, "there is a watchpoint of %" PRIu64 " bytes at 0x%" PRIx64,
+        p->kind, p->address);
+}
+
 int breaks_insert(struct breaks *b, struct packet_cursor c,
                   struct rhea_error *err)
 {
@@ -187,9 +203,9 @@ int breaks_insert(struct breaks *b, struct packet_cursor c,
     if (ret == 0)
         ret = check_extras(&extras, err);
     p = ret == 0 ? find_or_add(b, type, address, err) : NULL;
-    if (!p) {
+    if (!p || (p->traced && check_length(p, kind, err) < 0)) {
         drop_extras(&extras);
-        return ret < 0 ? ret : -ENOMEM;
+        return ret < 0 ? ret : p ? -EBUSY : -ENOMEM;
     }
     /* gdb sends a breakpoint again when its conditions change. */
     drop_extras(p);
@@ -238,12 +254,16 @@ void breaks_remove_gdb(struct breaks *b)
 }
 
 int breaks_trace(struct breaks *b, enum break_type type, uint64_t address,
-                 struct rhea_error *err)
+                 uint64_t kind, struct rhea_error *err)
 {
     struct breakpoint *p = find_or_add(b, type, address, err);
 
     if (!p)
         return -ENOMEM;
+    if (!is_wanted(p) && !p->inserted)
+        p->kind = kind;
+    if (check_length(p, kind, err) < 0)
+        return -EBUSY;
     p->traced++;
     b->dirty |= !p->inserted;
     return 0;
@@ -265,11 +285,6 @@ void breaks_queue(struct stub *s, const struct breakpoint *p, bool insert)
 {
     stub_queuef(s, "%c%d,%" PRIx64 ",%" PRIx64, insert ? 'Z' : 'z', p->type,
                 p->address, p->kind);
-}
-
-static bool is_wanted(const struct breakpoint *p)
-{
-    return p->by_gdb || p->traced;
 }
 
 unsigned breaks_count_hardware(const struct breaks *b)

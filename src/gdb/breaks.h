@@ -55,9 +55,10 @@ int breaks_remove(struct breaks *b, struct packet_cursor packet,
                   struct rhea_error *err);
 /* gdb is gone: so are its breakpoints, but for those that persist. */
 void breaks_remove_gdb(struct breaks *b);
-/* A tracepoint wants one, or no longer does. */
+/* A tracepoint wants one, or no longer does. KIND: 1, and of watchpoints how
+ * many bytes. */
 int breaks_trace(struct breaks *b, enum break_type type, uint64_t address,
-                 struct rhea_error *err);
+                 uint64_t kind, struct rhea_error *err);
 void breaks_untrace(struct breaks *b, enum break_type type, uint64_t address);
 
 struct breakpoint *breaks_find(const struct breaks *b, enum break_type type,

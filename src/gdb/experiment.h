@@ -40,6 +40,7 @@ enum {
     EXPERIMENT_MAX_REGISTERS = 256,
     EXPERIMENT_MAX_REGISTER = 64,     /* bytes */
     EXPERIMENT_MAX_G = 16384,         /* bytes of all registers */
+    EXPERIMENT_MAX_WATCH = 4096,      /* bytes */
     EXPERIMENT_MAX_COLLECT = 1 << 20, /* bytes of one memory action */
 };
 
@@ -109,6 +110,14 @@ struct source {
 
 enum point_kind { POINT_TRAP, POINT_FAST, POINT_STATIC };
 
+/* What makes a tracepoint one of data: it is hit by accesses to memory, and not
+ * at its address. */
+struct watch {
+    uint64_t address;
+    uint64_t len;  /* bytes; 0: it is none */
+    unsigned kind; /* as in Z packets: 2 writes, 3 reads, 4 both */
+};
+
 struct tracepoint {
     unsigned number; /* gdb's */
     unsigned slot;   /* see above */
@@ -118,6 +127,7 @@ struct tracepoint {
     uint64_t fast_size;
     uint64_t step_count; /* of while-stepping; 0: none */
     uint64_t pass_count; /* hits after which tracing stops; 0: never */
+    struct watch watch;
     struct expression condition;
     struct actions actions;
     struct actions step_actions; /* done after each step */

@@ -82,6 +82,15 @@ void experiment_save_description(const struct experiment *e, FILE *file)
     }
 }
 
+static void save_watch(const struct tracepoint *t, FILE *file)
+{
+    const struct watch *w = &t->watch;
+
+    if (w->len)
+        fprintf(file, "watch %x:%" PRIx64 ":%x:%" PRIx64 ":%" PRIx64 "\n",
+                t->number, t->address, w->kind, w->address, w->len);
+}
+
 int experiment_save(const struct experiment *e, FILE *file)
 {
     for (unsigned i = 0; i < e->layout.n; i++) {
@@ -98,6 +107,8 @@ int experiment_save(const struct experiment *e, FILE *file)
         fputc('\n', file);
     }
     experiment_save_points(e, file);
+    for (size_t i = 0; i < e->n_points; i++)
+        save_watch(e->points[i], file);
     for (unsigned i = 0; i < NOTE_COUNT; i++) {
         if (!e->notes[i])
             continue;
@@ -179,6 +190,28 @@ static int load_register(struct experiment *e, const char *line, size_t len,
                       (unsigned)size, err);
 }
 
+static int load_watch(struct experiment *e, struct packet_cursor c,
+                      struct rhea_error *err)
+{
+    struct watch w = {0};
+    uint64_t number, address, kind;
+    struct tracepoint *t;
+
+    if (!packet_number(&c, &number) || !packet_skip(&c, ":") ||
+        !packet_number(&c, &address) || !packet_skip(&c, ":") ||
+        !packet_number(&c, &kind) || !packet_skip(&c, ":") ||
+        !packet_number(&c, &w.address) || !packet_skip(&c, ":") ||
+        !packet_number(&c, &w.len) || !packet_at_end(&c) || kind < 2 ||
+        kind > 4 || !w.len || w.len > EXPERIMENT_MAX_WATCH)
+        return rhea_error_set(err, EINVAL, "a watch cannot be understood");
+    w.kind = (unsigned)kind;
+    t = experiment_find(e, (unsigned)number, address);
+    if (!t)
+        return rhea_error_set(err, ENOENT, "a watch has no tracepoint");
+    t->watch = w;
+    return 0;
+}
+
 static int load_note(struct experiment *e, struct packet_cursor c,
                      struct rhea_error *err)
 {
@@ -227,6 +260,8 @@ int experiment_load_line(struct experiment *e, const char *line, size_t len,
     }
     if (packet_skip(&c, "tsv "))
         return experiment_variable(e, c, NULL, err);
+    if (packet_skip(&c, "watch "))
+        return load_watch(e, c, err);
     if (packet_skip(&c, "note "))
         return load_note(e, c, err);
     if (packet_skip(&c, "tdesc "))

@@ -56,6 +56,8 @@ struct session_how {
     void *opaque;
 };
 
+enum { SESSION_MAX_WATCHES = 64 };
+
 struct session {
     struct session_how how;
     struct stub stub;
@@ -95,6 +97,12 @@ struct session {
         uint64_t start, end;
     } read_only[256];
     unsigned n_read_only;
+    /* What the monitor was told to watch, see session_watch.c. */
+    struct session_watch {
+        unsigned number; /* of the tracepoint */
+        struct watch watch;
+    } watches[SESSION_MAX_WATCHES];
+    unsigned n_watches;
 };
 
 int session_open(struct session *s, const struct session_how *how,
@@ -145,6 +153,11 @@ int session_run(struct session *s, const char *packet, size_t len,
                 struct rhea_error *err);
 /* A connection to our socket is gdb's. Takes FD over. */
 int session_accept(struct session *s, int fd);
+
+/* session_watch.c: `monitor rhea COMMAND`; what it says goes to OUT. And have
+ * tracepoints watch what they were told to. */
+void session_watch(struct session *s, const char *command, FILE *out);
+int session_apply_watches(struct session *s, struct rhea_error *err);
 
 /* session_view.c: decide which registers gdb is to see. The guest is stopped.
  */

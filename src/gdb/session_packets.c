@@ -227,16 +227,19 @@ static void describe(struct session *s, FILE *out)
 static int monitor(struct session *s, struct packet_cursor rest,
                    const char *packet, size_t len, struct rhea_error *err)
 {
-    char command[64] = "", *text = NULL;
+    char command[256] = "", *text = NULL;
     size_t n;
     FILE *out;
 
     if (!packet_bytes(&rest, command, sizeof(command) - 1, &n) ||
-        strcmp(command, "rhea") != 0)
+        (strcmp(command, "rhea") != 0 && strncmp(command, "rhea ", 5) != 0))
         return session_forward(s, packet, len, err);
     out = open_memstream(&text, &n);
     if (out) {
-        describe(s, out);
+        if (command[4])
+            session_watch(s, command + 5, out);
+        else
+            describe(s, out);
         fclose(out);
     }
     if (text)

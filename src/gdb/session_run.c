@@ -19,8 +19,11 @@
 struct stop {
     unsigned signal;
     char thread[MACHINE_THREAD];
-    bool ended;   /* the program is no more */
-    bool special; /* a watchpoint and the like: not for us */
+    bool ended;           /* the program is no more */
+    bool special;         /* a fork and the like: not for us */
+    bool watch;           /* an access to memory that is watched */
+    enum break_type kind; /* of the watchpoint */
+    uint64_t address;     /* and where it begins */
 };
 
 /* Registers (a number in hexadecimal) and where the thread is say nothing about
@@ -38,6 +41,27 @@ static bool is_special(const char *field)
         if (!strncmp(field, plain[i], strlen(plain[i])))
             return false;
     return strchr(field, ':') != NULL;
+}
+
+/* `watch:ADDRESS`, `rwatch:`, `awatch:`. */
+static void parse_watch(struct stop *stop, const char *field, size_t len)
+{
+    static const struct {
+        const char *name;
+        enum break_type kind;
+    } names[] = {{"watch:", BREAK_WRITE},
+                 {"rwatch:", BREAK_READ},
+                 {"awatch:", BREAK_ACCESS}};
+
+    for (unsigned i = 0; i < RHEA_ARRAY_SIZE(names); i++) {
+        struct packet_cursor c = packet_cursor(field, len);
+
+        if (packet_skip(&c, names[i].name) &&
+            packet_number(&c, &stop->address)) {
+            stop->watch = true;
+            stop->kind = names[i].kind;
+        }
+    }
 }
 
 static struct stop parse_stop(struct session *s)
@@ -60,6 +84,7 @@ static struct stop parse_stop(struct session *s)
                 session_thread(stop.thread, field + 7, len - 7);
             else
                 stop.special |= is_special(field);
+            parse_watch(&stop, field, len);
             field += len;
             field += *field == ';';
         }
@@ -473,7 +498,7 @@ static int judge_trap(struct session *s, struct running *r,
     report = at_breakpoint_of_gdb(s, pc, &of_gdb);
     if (!strcmp(stop->thread, r->request.stepping))
         report |= r->request.ranged ? !is_in_range(&r->request, pc) : !own_step;
-    report |= !traced && !of_gdb && !own_step;
+    report |= !traced && !of_gdb && !own_step && !stop->watch;
     if (!report && of_gdb)
         tracer_stand(&s->tracer, pc);
     if (!report && r->request.stepping[0] &&
@@ -513,6 +538,30 @@ static int judge_other(struct session *s, const struct running *r,
     return 1;
 }
 
+/* An access to watched memory. 0: it was a tracepoint's, and gdb is not to
+ * know; 1: it was gdb's. */
+static int judge_watch(struct session *s, struct running *r,
+                       const struct stop *stop, const char *stepped,
+                       struct rhea_error *err)
+{
+    const struct breakpoint *b =
+        breaks_find(&s->tracer.breaks, stop->kind, stop->address);
+    bool traced;
+    int ret = machine_select(&s->machine, stop->thread, err);
+
+    if (ret == 0)
+        ret = machine_fetch(&s->machine, err);
+    if (ret < 0)
+        return ret;
+    traced = tracer_touch(&s->tracer, stop->kind, stop->address,
+                          machine_pc(&s->machine));
+    if (!traced || (b && b->by_gdb))
+        return judge_other(s, r, stepped[0] ? stepped : r->request.stepping,
+                           err);
+    pretend_stop(s, SIGNAL_TRAP, stop->thread);
+    return judge_trap(s, r, stop, stepped, err);
+}
+
 static int judge(struct session *s, struct running *r, const char *stepped,
                  struct rhea_error *err)
 {
@@ -521,7 +570,9 @@ static int judge(struct session *s, struct running *r, const char *stepped,
 
     if (stop.ended)
         return 1;
-    if (stop.signal == SIGNAL_TRAP && !stop.special)
+    if (stop.signal == SIGNAL_TRAP && stop.watch)
+        ret = judge_watch(s, r, &stop, stepped, err);
+    else if (stop.signal == SIGNAL_TRAP && !stop.special)
         ret = judge_trap(s, r, &stop, stepped, err);
     else
         ret =

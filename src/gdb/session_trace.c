@@ -78,6 +78,8 @@ HANDLER(define)
         return session_ok(s);
     ret = experiment_define(e, rest, &t, &more, err);
     if (ret == 0 && !more)
+        ret = session_apply_watches(s, err);
+    if (ret == 0 && !more)
         ret = tracer_install(&s->tracer, t, err);
     if (ret < 0 && e->n_points > n)
         experiment_drop_last(e);
@@ -161,7 +163,10 @@ HANDLER(read_only)
 
 HANDLER(start)
 {
-    int ret = tracer_start(&s->tracer, err);
+    int ret = session_apply_watches(s, err);
+
+    if (ret == 0)
+        ret = tracer_start(&s->tracer, err);
 
     UNUSED_REST;
     s->frame = -1;

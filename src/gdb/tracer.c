@@ -60,10 +60,29 @@ static bool is_inserted(const struct tracer *t, const struct tracepoint *p)
     return t->inserted[p->slot / 8] >> (p->slot % 8) & 1;
 }
 
+/* Data is watched by the stub, whichever way the rest goes. */
+static int put_in(struct tracer *t, const struct tracepoint *p,
+                  struct rhea_error *err)
+{
+    const struct watch *w = &p->watch;
+
+    if (w->len)
+        return breaks_trace(&t->breaks, w->kind, w->address, w->len, err);
+    return t->way->insert(t, p, err);
+}
+
+static void pull_out(struct tracer *t, const struct tracepoint *p)
+{
+    if (p->watch.len)
+        breaks_untrace(&t->breaks, p->watch.kind, p->watch.address);
+    else
+        t->way->remove(t, p);
+}
+
 static int insert(struct tracer *t, const struct tracepoint *p,
                   struct rhea_error *err)
 {
-    int ret = is_inserted(t, p) ? 0 : t->way->insert(t, p, err);
+    int ret = is_inserted(t, p) ? 0 : put_in(t, p, err);
 
     if (ret == 0)
         t->inserted[p->slot / 8] |= (uint8_t)(1u << (p->slot % 8));
@@ -74,7 +93,7 @@ static void take_out(struct tracer *t, const struct tracepoint *p)
 {
     if (!is_inserted(t, p))
         return;
-    t->way->remove(t, p);
+    pull_out(t, p);
     t->inserted[p->slot / 8] &= (uint8_t) ~(1u << (p->slot % 8));
 }
 
@@ -167,8 +186,8 @@ void tracer_suspend(struct tracer *t, bool suspend)
         if (!is_inserted(t, p))
             continue;
         if (suspend)
-            t->way->remove(t, p);
-        else if (t->way->insert(t, p, NULL) < 0)
+            pull_out(t, p);
+        else if (put_in(t, p, NULL) < 0)
             tracer_stop(t, FRAMES_STOPPED); /* want of memory */
     }
 }
@@ -305,7 +324,7 @@ void tracer_arrive(struct tracer *t, uint64_t pc)
     for (size_t i = 0; i < t->experiment->n_points; i++) {
         const struct tracepoint *p = t->experiment->points[i];
 
-        if (p->address != pc || !is_inserted(t, p))
+        if (p->address != pc || p->watch.len || !is_inserted(t, p))
             continue;
         any = true;
         if (hit_run(&t->hit, p, &m) == HIT_STORED && p->step_count)
@@ -313,6 +332,25 @@ void tracer_arrive(struct tracer *t, uint64_t pc)
     }
     if (any)
         tracer_stand(t, pc);
+}
+
+bool tracer_touch(struct tracer *t, enum break_type type, uint64_t address,
+                  uint64_t pc)
+{
+    struct hit_machine m = machine_for_hit(t->machine, pc);
+    bool any = false;
+
+    for (size_t i = 0; i < t->experiment->n_points && t->active; i++) {
+        const struct tracepoint *p = t->experiment->points[i];
+
+        if (!p->watch.len || p->watch.kind != type ||
+            p->watch.address != address || !is_inserted(t, p))
+            continue;
+        any = true;
+        if (hit_run(&t->hit, p, &m) == HIT_STORED && p->step_count)
+            note_stepping(t, p);
+    }
+    return any;
 }
 
 bool tracer_is_stepping(const struct tracer *t, const char *thread)
@@ -347,7 +385,7 @@ void tracer_step(struct tracer *t, uint64_t pc)
 static int stub_insert(struct tracer *t, const struct tracepoint *p,
                        struct rhea_error *err)
 {
-    return breaks_trace(&t->breaks, BREAK_SOFTWARE, p->address, err);
+    return breaks_trace(&t->breaks, BREAK_SOFTWARE, p->address, 1, err);
 }
 
 static void stub_remove(struct tracer *t, const struct tracepoint *p)
@@ -373,14 +411,14 @@ static int hardware_insert(struct tracer *t, const struct tracepoint *p,
 
     if (breaks_find(&t->breaks, BREAK_HARDWARE, p->address) ||
         breaks_count_hardware(&t->breaks) < HARDWARE_BREAKS)
-        return breaks_trace(&t->breaks, BREAK_HARDWARE, p->address, err);
+        return breaks_trace(&t->breaks, BREAK_HARDWARE, p->address, 1, err);
     if (probe_software(&t->probe, &why) < 0)
         return rhea_error_set(err, ENOSPC,
                               "the processor has %d hardware breakpoints, "
                               "which are all in use; and breakpoints in memory "
                               "do not work here: %s",
                               HARDWARE_BREAKS, why.text);
-    return breaks_trace(&t->breaks, BREAK_SOFTWARE, p->address, err);
+    return breaks_trace(&t->breaks, BREAK_SOFTWARE, p->address, 1, err);
 }
 
 static void hardware_remove(struct tracer *t, const struct tracepoint *p)

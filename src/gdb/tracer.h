@@ -115,6 +115,10 @@ void tracer_settle(struct tracer *t);
 /* The thread that the machine looks at has arrived at PC: count, collect, note
  * that it was counted. */
 void tracer_arrive(struct tracer *t, uint64_t pc);
+/* It has made an access that the stub watches for, and is at PC, behind it.
+ * False where no tracepoint is about that. */
+bool tracer_touch(struct tracer *t, enum break_type type, uint64_t address,
+                  uint64_t pc);
 /* It stands at PC, over a breakpoint that nobody else will take it past. */
 void tracer_stand(struct tracer *t, uint64_t pc);
 /* It stood at FROM, where it was counted, and a handler has interrupted it

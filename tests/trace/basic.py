@@ -430,6 +430,59 @@ def a_trace_file_is_the_same_either_way():
         require(len(data[0]) > 60 * 600)
 
 
+def watch(number, what, kind=""):
+    ex('eval "monitor rhea watch %d %%#lx %%d %s", &(%s), sizeof(%s)' % (
+        number, kind, what, what))
+
+
+def data_is_watched():
+    """A tracepoint is where it likes, and hits at accesses to memory."""
+    with Guest() as g:
+        written = trace("add if turns % 2 == 0", "collect turns, $rip")
+        watch(written, "turns")
+        read = trace("add", "collect turns")
+        watch(read, "ones", "r")
+        both = trace("add", "collect sum")
+        watch(both, "sum", "rw")
+        contains(ex("monitor rhea watch"),
+                 "tracepoint %d: reads of 4 bytes" % read)
+        ex("tstart")
+        last = g.run_turns(10)
+        ex("tstop")
+        seen = {written: [], read: [], both: []}
+        for i in range(frames()):
+            number = int(match(ex("tfind %d" % i), r"tracepoint (\d+)").group(1))
+            if number == both:
+                seen[both].append(num("sum"))
+                continue
+            seen[number].append(num("turns"))
+            if number == written:
+                equal(gdb.selected_frame().name(), "main")
+        turns = list(range(last - 9, last + 1))
+        equal(seen[written], [n for n in turns if n % 2 == 0])
+        equal(seen[read], turns)
+        # Read and written by an instruction each, or by one.
+        require(len(seen[both]) in (20, 40), seen[both])
+        equal(seen[both], sorted(seen[both]))
+        ex("tfind none")
+        contains(ex("monitor rhea watch 1 2"), "say monitor rhea watch NUMBER")
+        contains(ex("monitor rhea sing"), "knows watch and unwatch")
+        ex("monitor rhea unwatch %d" % read)
+        ex("monitor rhea unwatch %d" % both)
+        ex("delete %d %d" % (read, both))
+        # gdb's own, beside it.
+        ex("watch turns")
+        ex("tstart")
+        last = num("turns") + 2
+        for n in (last - 1, last):
+            contains(go()[1], "atchpoint")
+            equal(num("turns"), n)
+        ex("tstop")
+        equal(frames(), 1)
+        ex("monitor rhea unwatch %d" % written)
+        contains(ex("monitor rhea watch"), "nothing is watched")
+
+
 def what_cannot_be_collected_is_refused():
     with Guest() as g:
         trace("add", "collect $xmm0, $st0, $cr3")
@@ -478,6 +531,7 @@ main([
     dynamic_printf_prints_here,
     saved_files_open_in_gdb,
     a_trace_file_is_the_same_either_way,
+    data_is_watched,
     what_cannot_be_collected_is_refused,
     a_division_by_zero_stops_tracing,
 ])

@@ -109,7 +109,9 @@ static void text_holds_everything(void)
     CHECK_OK(define(e, "3:400:D:0:0:F5", &err), &err);
     CHECK_OK(define(e, "4:400:E:0:0:S", &err), &err);
     CHECK_OK(variable(e, "3:fffffffffffffffe:0:74", &err), &err);
+    e->points[1]->watch = (struct watch){UINT64_C(0xffffffff82000000), 8, 2};
     text = text_of(e);
+    CHECK_CONTAINS(text, "watch 3:400:2:ffffffff82000000:8\n");
     CHECK_CONTAINS(text, "reg 10:8:8:rip\n");
     CHECK_CONTAINS(text, "tsv 1:0:1:74726163655f74696d657374616d70\n");
     CHECK_CONTAINS(text, "tsv 3:fffffffffffffffe:0:74\n");
@@ -124,11 +126,30 @@ static void text_holds_everything(void)
     CHECK_STR(again, text);
     CHECK_EQ(f->n_points, 3);
     CHECK_EQ(f->points[2]->slot, 2);
+    CHECK_EQ(f->points[1]->watch.len, 8);
     CHECK_EQ(f->layout.pc, 16);
     free(text);
     free(again);
     experiment_destroy(e);
     experiment_destroy(f);
+}
+
+static void damaged_watches_are_refused(void)
+{
+    static const char *const lines[] = {
+        "watch 9:400:2:1000:8",    "watch 3:400:5:1000:8",
+        "watch 3:400:1:1000:8",    "watch 3:400:2:1000:0",
+        "watch 3:400:2:1000:1001", "watch 3:400:2:1000",
+        "watch 3:400:2:1000:8:",
+    };
+    struct experiment *e = new_experiment();
+    struct rhea_error err;
+
+    CHECK_OK(define(e, "3:400:D:0:0", &err), &err);
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+        CHECK(experiment_load_line(e, lines[i], strlen(lines[i]), &err) < 0);
+    CHECK_EQ(e->points[0]->watch.len, 0);
+    experiment_destroy(e);
 }
 
 static void refused_packets_say_why(void)
@@ -244,6 +265,7 @@ int main(int argc, char **argv)
     test_init(argc, argv);
     TEST(tracepoints_are_defined_by_packets);
     TEST(text_holds_everything);
+    TEST(damaged_watches_are_refused);
     TEST(refused_packets_say_why);
     TEST(clearing_keeps_what_is_builtin);
     TEST(tracepoints_are_bounded);

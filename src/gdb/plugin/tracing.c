@@ -134,7 +134,8 @@ static void sort_by_place(struct tracing *t)
     size_t at = 0;
 
     for (size_t i = 0; i < e->n_points; i++)
-        t->places[e->points[i]->address % FRAMES_PAGE].n++;
+        if (!e->points[i]->watch.len)
+            t->places[e->points[i]->address % FRAMES_PAGE].n++;
     for (size_t offset = 0; offset < FRAMES_PAGE; offset++) {
         struct place *p = &t->places[offset];
 
@@ -146,6 +147,9 @@ static void sort_by_place(struct tracing *t)
     for (size_t i = 0; i < e->n_points; i++) {
         struct place *p = &t->places[e->points[i]->address % FRAMES_PAGE];
 
+        /* rhea-trace sees to these. */
+        if (e->points[i]->watch.len)
+            continue;
         p->points[p->n++] = e->points[i];
         t->steps |= e->points[i]->step_count > 0;
     }
