@@ -235,8 +235,10 @@ static void changes_resize(struct changes *c)
         how.preallocation = NULL;
     if (how.size > INT64_MAX)
         return;
-    FUZZ_TRACE("resize to %" PRIu64, how.size);
-    if (c->ops->resize(c->f, &how, NULL) == 0 && c->g)
+    struct rhea_error err = {0};
+    bool done = c->ops->resize(c->f, &how, &err) == 0;
+    FUZZ_TRACE("resize to %" PRIu64 ": %s", how.size, err.text);
+    if (done && c->g)
         guest_resize(c->g, how.size);
 }
 

@@ -260,6 +260,10 @@ int qcow2_bitmaps_resize(struct qcow2 *q, uint64_t size, struct rhea_error *err)
 
     if (!qcow2_bitmaps_any(q))
         return 0;
+    if (!size)
+        return rhea_error_set(err, ENOTSUP,
+                              "an image of 0 bytes cannot have bitmaps; remove "
+                              "them before it is made that small");
     r = qcow2_bitmaps_settle(q, err);
     if (r == 0)
         r = track_check_all(q, err);
