@@ -150,15 +150,40 @@ class Writing(SeSparse):
         self.holds('disk-000003.vmdk', model)
         self.rhea('rebase', '-u', '-b', '', 'disk-000001.vmdk')
 
-    def test_no_room(self):
-        """New grains go to the end only, and what is not there stays so."""
-        model = self.put({}, size=800)
+    def test_room_inside(self):
+        """Where the file has all places already, free ones are taken: not those
+        of grains that were unmapped, nor what the bitmap says is taken."""
+        data = {i: random.Random(i).randbytes(4096) for i in (3, 50, 97)}
+        model = self.put(data, size=800)
         extent = vmdk.SeSparse('x-sesparse.vmdk')
-        os.truncate('x-sesparse.vmdk', extent.at['grains'] + 98 * 4096)
-        model[:8192] = b'\7' * 8192
-        self.rhea_io('x.vmdk', 'write -P 7 0 8192')
+        grains, bitmap = extent.at['grains'], extent.at['bitmap']
+        self.change((bitmap, b'\x2f'), (grains + 6 * 4096, b'junk' * 5120))
+        os.truncate('x-sesparse.vmdk', grains + 98 * 4096)
+        for at in range(0, 95, 5):
+            if at == 50:
+                continue
+            n = 512 * (at % 3 + 1)
+            self.rhea_io('x.vmdk', f'write -P {at + 1} {at * 4096 + 1024} {n}')
+            model[at * 4096 + 1024:at * 4096 + 1024 + n] = \
+                bytes([at + 1]) * n
+        self.holds('x.vmdk', model)
+        used = {place for *_, place in vmdk.SeSparse(
+            'x-sesparse.vmdk').grains()}
+        self.assertFalse(used & {3, 5})
+        self.assertLessEqual({98, 99}, used)
+        self.assertEqual(self.check('x.vmdk', code=3)['leaks'], 2)
+        self.check('x.vmdk', '-r', 'leaks')
+        self.is_whole()
+        self.rhea_io('x.vmdk', f'write -P 7 0 {400 * 1024}')
+        self.holds('x.vmdk', b'\7' * 409600)
+        self.is_whole()
+        # With leaks in all the rest there is none.
+        self.put({}, size=800)
+        self.change((bitmap, b'\xff' * 13))
+        os.truncate('x-sesparse.vmdk', grains + 100 * 4096)
         self.fails_io('x.vmdk', 'write 100k 4096', 'no room')
-        self.both_read('x.vmdk', model)
+        self.check('x.vmdk', '-r', 'leaks')
+        self.rhea_io('x.vmdk', 'write 100k 4096')
 
 
 class Refusing(SeSparse):

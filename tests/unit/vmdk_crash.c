@@ -76,7 +76,7 @@ static struct rhea_storage *make_sesparse(bool over, uint64_t seed)
     rhea_storage_close(descriptor);
     descriptor = vmdk_memory();
     vmdk_put_text(descriptor, 0, SE_SIZE, &shape);
-    return vmdk_make_sesparse(SE_SIZE, (enum vmdk_test_back)(seed % 3));
+    return vmdk_make_sesparse(SE_SIZE, (enum vmdk_test_back)(seed % 4));
 }
 
 /* Whatever of the guest's writes is there, children can tell. */
@@ -114,7 +114,7 @@ static void a_crash_anywhere_leaves_a_whole_delta(void)
     ops.open = open_beside;
     for (uint64_t seed = 1; seed <= 4; seed++)
         crash_once(&cowd, seed, seed % 2);
-    for (uint64_t seed = 1; seed <= 6; seed++)
+    for (uint64_t seed = 1; seed <= 8; seed++)
         crash_once(&sesparse, seed, seed % 2);
 }
 

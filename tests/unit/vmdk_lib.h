@@ -147,7 +147,13 @@ static inline void vmdk_put_number(struct rhea_storage *s, uint64_t value,
 }
 
 /* How an SESparse extent is before the test. */
-enum vmdk_test_back { VMDK_TEST_EMPTY, VMDK_TEST_PLACE, VMDK_TEST_INDEX };
+enum vmdk_test_back {
+    VMDK_TEST_EMPTY,
+    VMDK_TEST_PLACE,
+    VMDK_TEST_INDEX,
+    VMDK_TEST_FULL, /* as EMPTY, and the file has nearly all that it may */
+};
+enum { VMDK_TEST_PLACES = 100, VMDK_TEST_ROOM = 6 /* behind the file */ };
 
 /* The one grain that it has where BACK is not EMPTY: entry 2000 of grain table
  * 2, which is the first one of the file, so that the back map shows by what it
@@ -188,6 +194,8 @@ static inline struct rhea_storage *vmdk_make_sesparse(uint64_t size,
         [PART_GRAINS].size = grains * 8,
     };
     uint64_t at = 1;
+    if (back == VMDK_TEST_FULL)
+        parts[PART_GRAINS].size = (uint64_t)VMDK_TEST_PLACES * 8;
     vmdk_put_number(s, SESPARSE_MAGIC, 0);
     vmdk_put_number(s, (uint64_t)2 << 32 | 1, SESPARSE_H_VERSION);
     vmdk_put_number(s, size / VMDK_SECTOR, SESPARSE_H_CAPACITY);
@@ -205,7 +213,14 @@ static inline struct rhea_storage *vmdk_make_sesparse(uint64_t size,
     vmdk_put_number(s, 0xc0ffee, parts[PART_JOURNAL].at * VMDK_SECTOR);
     CHECK_OK(rhea_storage_truncate(s, parts[PART_GRAINS].at * VMDK_SECTOR, &e),
              &e);
-    if (back != VMDK_TEST_EMPTY) {
+    if (back == VMDK_TEST_FULL) {
+        uint64_t end = parts[PART_GRAINS].at * VMDK_SECTOR +
+                       (VMDK_TEST_PLACES - VMDK_TEST_ROOM) * 4096;
+        static char junk[60 << 10];
+        memset(junk, 'j', sizeof(junk));
+        vmdk_put(s, junk, sizeof(junk), parts[PART_GRAINS].at * VMDK_SECTOR);
+        CHECK_OK(rhea_storage_truncate(s, end, &e), &e);
+    } else if (back != VMDK_TEST_EMPTY) {
         vmdk_put_sesparse_grain(s, parts, back);
         CHECK_OK(rhea_storage_truncate(
                      s, parts[PART_GRAINS].at * VMDK_SECTOR + 4096, &e),

@@ -9,7 +9,8 @@
  *   1. before the first change the image gets a new content id; flush. What the
  *      journal still has of changes that are in their place becomes zeroes, so
  *      that nobody replays them over later ones; flush;
- *   2. new grains at the end of the file; a grain table that is new becomes
+ *   2. new grains at the end of the file, or in places that are free and become
+ *      zeroes (sesparse_room.c); a grain table that is new becomes
  *      zeroes, and the header says that its place is taken;
  *   3. flush; the free bitmap and the back map, in any order;
  *   4. flush; entries of grain tables and of the directory, in any order: a new
@@ -28,7 +29,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/bitmap.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 
@@ -71,8 +71,10 @@ int sesparse_init(struct vmdk_extent *x, struct rhea_error *err)
 
 void sesparse_finish(struct vmdk_extent *x)
 {
-    if (x->se)
+    if (x->se) {
         table_finish(&x->se->maps);
+        bitmap_finish(&x->se->used);
+    }
     free(x->se);
     x->se = NULL;
 }
@@ -83,23 +85,6 @@ uint64_t sesparse_file_end(const struct vmdk_extent *x)
     return x->file_size <= from
                ? from
                : from + div_up(x->file_size - from, size) * size;
-}
-
-static uint64_t sesparse_place_of(const struct vmdk_extent *x, uint64_t host)
-{
-    return (host - x->h.parts[PART_GRAINS].at) / x->h.grain_size;
-}
-
-static uint64_t sesparse_table_at(const struct vmdk_extent *x, uint64_t number)
-{
-    return x->h.parts[PART_TABLES].at + number * SESPARSE_TABLE_BYTES;
-}
-
-static uint64_t sesparse_table_number(const struct vmdk_extent *x,
-                                      uint64_t table)
-{
-    return (table - x->h.parts[PART_TABLES].at) /
-           ((uint64_t)x->h.table_entries * x->h.entry_size);
 }
 
 /* --- Entries and bits, in the cache --- */
@@ -316,6 +301,7 @@ static int sesparse_begin(struct blocks *b, struct rhea_error *err)
 {
     struct vmdk_extent *x = vmdk_extent_of(b);
     int ret = sesparse_learn(x, err);
+    sesparse_forget_room(x);
     if (!ret)
         ret = vmdk_renew_identity(&x->image->base, err);
     return ret ? ret : sesparse_blank_journal(x, err);
@@ -400,29 +386,6 @@ static int sesparse_assign_same(struct vmdk_extent *x, uint64_t index,
     return ret;
 }
 
-/* The number of a table that the directory does not lead to. Places may have
- * been handed out and lost in a crash. */
-static int sesparse_find_lost(struct vmdk_extent *x, uint64_t *number,
-                              struct rhea_error *err)
-{
-    struct bitmap used = {0};
-    uint64_t n = x->h.parts[PART_TABLES].size / SESPARSE_TABLE_BYTES;
-    int ret = bitmap_init(&used, n, err);
-    for (uint64_t i = 0; !ret && i < x->h.n_tables; i++) {
-        uint64_t table;
-        ret = vmdk_table_find(x, i, false, &table, err);
-        if (!ret && table)
-            bitmap_set(&used, sesparse_table_number(x, table), 1);
-    }
-    *number = ret ? 0 : bitmap_find(&used, 0, false);
-    bitmap_finish(&used);
-    return ret || *number < n
-               ? ret
-               : rhea_error_set(err, ENOSPC,
-                                "the extent (SESparse) has no room for another "
-                                "grain table");
-}
-
 /* *TABLE is where grain table INDEX is, in the cache. */
 static int sesparse_need_table(struct vmdk_extent *x, uint64_t index,
                                uint64_t *table, struct rhea_error *err)
@@ -439,7 +402,7 @@ static int sesparse_need_table(struct vmdk_extent *x, uint64_t index,
     if (number < x->h.parts[PART_TABLES].size / SESPARSE_TABLE_BYTES)
         ret = sesparse_set_free(x, number + 1, err);
     else
-        ret = sesparse_find_lost(x, &number, err);
+        ret = sesparse_find_table(x, &number, err);
     *table = sesparse_table_at(x, number);
     return ret ? ret : sesparse_assign(x, index, index + 1, number, err);
 }
@@ -456,17 +419,17 @@ static int sesparse_place(struct blocks *b, uint64_t block, uint64_t *count,
 {
     struct vmdk_extent *x = vmdk_extent_of(b);
     uint64_t table, place = sesparse_place_of(x, b->file_end);
-    if (place >= x->se->n_places)
-        return rhea_error_set(err, ENOSPC,
-                              "the extent '%.200s' has no room for another "
-                              "grain at its end: a check that repairs leaks "
-                              "may find some, and converting it does",
-                              x->file->path ? x->file->path : "");
-    *count =
-        RHEA_MIN(sesparse_in_table(x, block, *count), x->se->n_places - place);
+    *count = sesparse_in_table(x, block, *count);
     int ret = sesparse_need_table(x, block / x->h.table_entries, &table, err);
-    if (!ret)
-        ret = blocks_extend(b, *count * x->h.grain_size, host, err);
+    if (ret)
+        return ret;
+    if (place >= x->se->n_places) {
+        ret = sesparse_find_room(x, &place, count, err);
+        *host = x->h.parts[PART_GRAINS].at + place * x->h.grain_size;
+        return ret;
+    }
+    *count = RHEA_MIN(*count, x->se->n_places - place);
+    ret = blocks_extend(b, *count * x->h.grain_size, host, err);
     x->file_size = RHEA_MAX(x->file_size, b->file_end);
     return ret;
 }
@@ -564,6 +527,7 @@ static int empty_parts(struct vmdk_extent *x, struct rhea_error *err)
         ret = rhea_storage_truncate(x->file, end, err);
     if (!ret)
         b->file_end = b->grown = x->file_size = end;
+    sesparse_forget_room(x);
     return ret;
 }
 

@@ -14,6 +14,7 @@
 #ifndef RHEA_FORMAT_VMDK_SESPARSE_H
 #define RHEA_FORMAT_VMDK_SESPARSE_H
 
+#include "base/bitmap.h"
 #include "base/byteorder.h"
 #include "format/vmdk/sparse.h"
 
@@ -55,9 +56,33 @@ enum sesparse_owner {
 struct sesparse {
     struct table maps; /* the free bitmap and the back map */
     enum sesparse_owner owner;
-    uint64_t n_places; /* for grains, that both maps know of */
-    uint64_t assigned; /* all entries of the directory before have tables */
+    uint64_t n_places;  /* for grains, that both maps know of */
+    uint64_t assigned;  /* all entries of the directory before have tables */
+    uint64_t begin;     /* places before were in the file before the first
+                           change */
+    struct bitmap used; /* of those, what nothing is to be put into; made when
+                           there is no room behind them */
+    uint64_t next;      /* where to look for room */
 };
+
+static inline uint64_t sesparse_place_of(const struct vmdk_extent *x,
+                                         uint64_t host)
+{
+    return (host - x->h.parts[PART_GRAINS].at) / x->h.grain_size;
+}
+
+static inline uint64_t sesparse_table_at(const struct vmdk_extent *x,
+                                         uint64_t number)
+{
+    return x->h.parts[PART_TABLES].at + number * SESPARSE_TABLE_BYTES;
+}
+
+static inline uint64_t sesparse_table_number(const struct vmdk_extent *x,
+                                             uint64_t table)
+{
+    return (table - x->h.parts[PART_TABLES].at) /
+           ((uint64_t)x->h.table_entries * x->h.entry_size);
+}
 
 /* What a pass over the grain directory finds. */
 struct sesparse_found {
@@ -110,6 +135,17 @@ int sesparse_new(struct rhea_storage *storage, uint64_t size,
                  struct rhea_error *err);
 /* The bytes that its file has. */
 uint64_t sesparse_new_overhead(uint64_t size);
+
+/* --- sesparse_room.c --- */
+/* The number of a grain table that the directory does not lead to. */
+int sesparse_find_table(struct vmdk_extent *x, uint64_t *number,
+                        struct rhea_error *err);
+/* All that was handed out is in the tables, and the file ends where it does. */
+void sesparse_forget_room(struct vmdk_extent *x);
+/* Places inside of the file that hold nobody's grain, at most *COUNT and at
+ * least 1, from *PLACE on; they are zeroes then. */
+int sesparse_find_room(struct vmdk_extent *x, uint64_t *place, uint64_t *count,
+                       struct rhea_error *err);
 
 /* --- sesparse_check.c --- */
 int sesparse_check(struct vmdk_extent *x, unsigned fix,

@@ -505,5 +505,7 @@ int sesparse_check(struct vmdk_extent *x, unsigned fix,
     check->total_clusters += div_up(x->size, x->h.grain_size);
     check->image_end = RHEA_MAX(check->image_end, s.c.end);
     check_finish(&s);
+    if (fix)
+        sesparse_forget_room(x);
     return fix ? blocks_change_end(&x->blocks, ret, err) : ret;
 }
