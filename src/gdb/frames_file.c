@@ -337,6 +337,20 @@ int frames_attach_fd(struct frames **out, int fd, struct rhea_error *err)
     return attach(out, "the file of trace frames", fd, err);
 }
 
+/* Faults that only map a page take as long as all the rest of a small frame. */
+static void populate(void *at, uint64_t len)
+{
+    enum { MOST = 256 << 20 };
+
+#ifdef MADV_POPULATE_READ
+    (void)madvise(at, (size_t)RHEA_MIN(len, (uint64_t)MOST),
+                  MADV_POPULATE_READ);
+#else
+    (void)at;
+    (void)len;
+#endif
+}
+
 int frames_prepare(struct frames *f, struct rhea_error *err)
 {
     int ret;
@@ -344,6 +358,10 @@ int frames_prepare(struct frames *f, struct rhea_error *err)
     frames_lock(f);
     ret = frames_map_ring(f, err);
     frames_unlock(f);
+    if (ret == 0) {
+        populate(f->data, f->data_bytes);
+        populate(f->entries, f->n_entries * sizeof(*f->entries));
+    }
     return ret;
 }
 

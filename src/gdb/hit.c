@@ -272,19 +272,24 @@ static bool record_registers(struct hit *h, const struct register_set *set)
     at[1] = (uint8_t)mask_bytes;
     mask = at + 2;
     memset(mask, 0, mask_bytes);
+    /* All of them have room, as layouts are checked. */
+    at = reserve(h, l->bytes);
+    if (!at)
+        return false;
+    h->len -= l->bytes;
+    if (h->machine->get_registers) {
+        h->len += h->machine->get_registers(h->machine->opaque, set, at, mask);
+        return true;
+    }
     for (unsigned n = 0; n < l->n; n++) {
         size_t size = l->registers[n].size;
-        uint8_t *bytes;
 
-        if (!size || !register_set_has(set, n))
+        if (!size || !register_set_has(set, n) ||
+            !h->machine->get_register(h->machine->opaque, n, at))
             continue;
-        bytes = reserve(h, size);
-        if (!bytes)
-            return false;
-        if (h->machine->get_register(h->machine->opaque, n, bytes))
-            mask[n / 8] |= (uint8_t)(1u << (n % 8));
-        else
-            h->len -= size;
+        mask[n / 8] |= (uint8_t)(1u << (n % 8));
+        h->len += size;
+        at += size;
     }
     return true;
 }

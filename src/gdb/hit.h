@@ -17,6 +17,11 @@ struct hit_machine {
     /* The bytes of register N, as many as the layout says, in the guest's
      * order; false where it is not at hand. */
     bool (*get_register)(void *opaque, unsigned n, void *bytes);
+    /* Those of SET that are at hand, in ascending order, at OUT, which has room
+     * for all; their bits in MASK, which is zero. Returns their bytes. NULL:
+     * they are asked for one at a time. */
+    size_t (*get_registers)(void *opaque, const struct register_set *set,
+                            uint8_t *out, uint8_t *mask);
     /* Guest memory from a virtual address on. Returns how many of the LEN bytes
      * could be read, from the first on. Callers ask for nothing that goes over
      * the end of a 4 KiB page. */

@@ -25,7 +25,7 @@ static const char *const other_names[] = {
     "xmm11",   "xmm12",     "xmm13", "xmm14", "xmm15",
 };
 
-enum { OTHERS = RHEA_ARRAY_SIZE(other_names) };
+enum { ST0 = 15, FSTAT = 24, OTHERS = RHEA_ARRAY_SIZE(other_names) };
 
 static struct state state;
 static struct state_plain plain[OTHERS];
@@ -86,6 +86,11 @@ static int find_state(struct qemu_cpu *cpu, struct qemu_bytes *bytes,
     first = state_general_count(&state) + 2;
     for (int i = 0; i < other_count(); i++)
         plain[i] = state_find_plain(&state, cpu, bytes, first + i);
+    /* Where the stub has them in the order of the FPU's stack, from 8.2 on. */
+    for (int i = ST0; i < ST0 + 8; i++)
+        if (plain[i].offset && !state_is_fixed(&state, cpu, bytes, first + i,
+                                               &plain[i], first + FSTAT))
+            plain[i].offset = 0;
     return 0;
 }
 
@@ -160,6 +165,42 @@ static struct guest_source source_of(const char *name)
     return s;
 }
 
+static void plan_one(struct guest_plan *p, unsigned n,
+                     const struct guest_source *s, size_t size)
+{
+    struct guest_move word = {.to = (uint16_t)p->bytes};
+
+    if (s->kind == GUEST_GENERAL && size == 8) {
+        word.from = (uint16_t)(s->n * 8);
+        p->words[p->n_words++] = word;
+    } else if (s->kind == GUEST_PLAIN && size == s->plain.size && size == 8) {
+        word.from = (uint16_t)s->plain.offset;
+        p->words[p->n_words++] = word;
+    } else if (s->kind == GUEST_PLAIN && size == s->plain.size && size == 16) {
+        word.from = (uint16_t)s->plain.offset;
+        p->doubles[p->n_doubles++] = word;
+    } else {
+        p->rest[p->n_rest].n = (uint16_t)n;
+        p->rest[p->n_rest++].to = (uint16_t)p->bytes;
+    }
+    p->usable &= s->kind != GUEST_NOT && p->n_words < 64 && p->n_doubles < 64;
+}
+
+static void make_plan(struct guest_sources *s, const struct layout *l)
+{
+    struct guest_plan *p = &s->plan;
+
+    *p = (struct guest_plan){.usable = state.word == 8};
+    for (unsigned n = 0; n < l->n && p->usable; n++) {
+        if (!l->registers[n].size)
+            continue;
+        plan_one(p, n, &s->list[n], l->registers[n].size);
+        register_set_add(&p->all, n);
+        p->mask[n / 8] |= (uint8_t)(1u << (n % 8));
+        p->bytes += l->registers[n].size;
+    }
+}
+
 void guest_find_sources(struct guest_sources *s, const struct layout *l)
 {
     for (unsigned i = 0; i < EXPERIMENT_MAX_REGISTERS; i++) {
@@ -169,6 +210,7 @@ void guest_find_sources(struct guest_sources *s, const struct layout *l)
         if (i < l->n && r->size)
             s->list[i] = source_of(r->name);
     }
+    make_plan(s, l);
 }
 
 /* --- registers ----------------------------------------------------------- */
@@ -283,6 +325,8 @@ static void put_plain(const struct guest_cpu *g, const struct state_plain *p,
 
     if (p->size == 16 && size == 16) {
         memcpy(bytes, from, 16);
+    } else if (p->size == 10 && size == 10) {
+        memcpy(bytes, from, 10);
     } else if (p->size == 8 && (!p->halves || is_wide(g))) {
         put(bytes, size, load_le64(from));
     } else if (p->size >= 4 && p->size <= 8) {
@@ -326,6 +370,53 @@ bool guest_register(void *opaque, unsigned n, void *bytes)
     default:
         return false;
     }
+}
+
+static bool is_all(const struct guest_plan *p, const struct register_set *set)
+{
+    for (unsigned i = 0; i < RHEA_ARRAY_SIZE(set->bits); i++)
+        if ((set->bits[i] & p->all.bits[i]) != p->all.bits[i])
+            return false;
+    return true;
+}
+
+/* False where one of them is not at hand. */
+static bool follow_plan(const struct guest_cpu *g, const struct layout *l,
+                        uint8_t *out, uint8_t *mask)
+{
+    const struct guest_plan *p = &g->sources->plan;
+    const uint8_t *env = env_of(g);
+
+    for (unsigned i = 0; i < p->n_words; i++)
+        memcpy(out + p->words[i].to, env + p->words[i].from, 8);
+    for (unsigned i = 0; i < p->n_doubles; i++)
+        memcpy(out + p->doubles[i].to, env + p->doubles[i].from, 16);
+    for (unsigned i = 0; i < p->n_rest; i++)
+        if (!guest_register((void *)g, p->rest[i].n, out + p->rest[i].to))
+            return false;
+    memcpy(mask, p->mask, (l->n + 7) / 8);
+    return true;
+}
+
+size_t guest_registers(void *opaque, const struct register_set *set,
+                       uint8_t *out, uint8_t *mask)
+{
+    const struct guest_cpu *g = opaque;
+    const struct guest_plan *p = &g->sources->plan;
+    const struct layout *l = g->layout;
+    size_t done = 0;
+
+    if (p->usable && is_wide(g) && is_all(p, set) &&
+        follow_plan(g, l, out, mask))
+        return p->bytes;
+    for (unsigned n = 0; n < l->n; n++) {
+        if (!l->registers[n].size || !register_set_has(set, n) ||
+            !guest_register(opaque, n, out + done))
+            continue;
+        mask[n / 8] |= (uint8_t)(1u << (n % 8));
+        done += l->registers[n].size;
+    }
+    return done;
 }
 
 /* --- memory -------------------------------------------------------------- */

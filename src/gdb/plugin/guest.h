@@ -31,8 +31,26 @@ struct guest_source {
     struct state_plain plain;
 };
 
+/* All registers in 64-bit mode, which are what is asked for most, without a
+ * look at each: bytes of a size from the state to where they belong. */
+struct guest_plan {
+    bool usable;
+    struct register_set all;
+    uint8_t mask[EXPERIMENT_MAX_REGISTERS / 8];
+    size_t bytes;
+    struct guest_move {
+        uint16_t from, to;
+    } words[64], doubles[64]; /* of 8 bytes, and of 16 */
+    unsigned n_words, n_doubles;
+    struct {
+        uint16_t n, to;
+    } rest[EXPERIMENT_MAX_REGISTERS]; /* other ones, by their numbers */
+    unsigned n_rest;
+};
+
 struct guest_sources {
     struct guest_source list[EXPERIMENT_MAX_REGISTERS];
+    struct guest_plan plan;
 };
 
 /* A virtual processor in a callback. */
@@ -63,6 +81,8 @@ uint64_t guest_general(const struct guest_cpu *g, enum guest_general n);
 
 /* For struct hit_machine; OPAQUE is a struct guest_cpu. */
 bool guest_register(void *opaque, unsigned n, void *bytes);
+size_t guest_registers(void *opaque, const struct register_set *set,
+                       uint8_t *out, uint8_t *mask);
 size_t guest_read(void *opaque, uint64_t address, void *buf, size_t len);
 
 #endif

@@ -211,3 +211,24 @@ struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
     store_le32(env + s->modes, modes);
     return p;
 }
+
+bool state_is_fixed(const struct state *s, struct qemu_cpu *cpu,
+                    struct qemu_bytes *bytes, int n,
+                    const struct state_plain *p, int fstat)
+{
+    enum { TOP = 0x800 };
+    uint8_t saved[4], moved[4], *env = (uint8_t *)cpu + s->from_cpu;
+    bool fixed;
+
+    bytes->len = 0;
+    qemu.gdb_read(cpu, bytes, fstat);
+    if (bytes->len != sizeof(saved))
+        return false;
+    memcpy(saved, bytes->data, sizeof(saved));
+    store_le32(moved, load_le32(saved) ^ TOP);
+    qemu.gdb_write(cpu, moved, fstat);
+    fixed = reads(cpu, bytes, fstat, moved, sizeof(moved)) &&
+            is_at(cpu, bytes, n, env + p->offset, p->size);
+    qemu.gdb_write(cpu, saved, fstat);
+    return fixed;
+}

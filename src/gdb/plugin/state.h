@@ -40,4 +40,10 @@ int state_find(struct state *s, struct qemu_cpu *cpu, struct qemu_bytes *bytes,
 struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
                                     struct qemu_bytes *bytes, int n);
 
+/* Whether the FPU's register N, which is at P, stays there when its stack
+ * moves. FSTAT: the number of the status word. */
+bool state_is_fixed(const struct state *s, struct qemu_cpu *cpu,
+                    struct qemu_bytes *bytes, int n,
+                    const struct state_plain *p, int fstat);
+
 #endif

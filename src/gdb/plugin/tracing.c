@@ -101,6 +101,7 @@ static struct vcpu *make_vcpu(unsigned index, struct rhea_error *err)
     v->guest.cpu = cpu;
     v->guest.bytes = qemu.new_bytes(FRAMES_PAGE);
     v->machine = (struct hit_machine){.get_register = guest_register,
+                                      .get_registers = guest_registers,
                                       .read = guest_read,
                                       .opaque = &v->guest,
                                       .cpu = index};

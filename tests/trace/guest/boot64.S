@@ -49,6 +49,14 @@ long_mode:
     movl %eax, %ds
     movl %eax, %es
     movl %eax, %ss
+    /* For tests to find: st0 is 1, st1 pi, xmm3 a number. */
+    fninit
+    fldpi
+    fld1
+    movabsq $0x1122334455667788, %rax
+    movq %rax, %xmm3
+    pushq $0x37
+    popfq
     xorl %ebp, %ebp
     call main
 3:  hlt
