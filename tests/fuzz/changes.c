@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "storage/memory.h"
 
+#define AMEND_UUID "12345678-9abc-def0-1234-56789abcdef0"
 enum { STEPS = 10, SNAPSHOTS = 3, STATE = 5000, BITS_MOST = 1 << 16 };
 
 struct changes {
@@ -248,6 +249,8 @@ static void changes_amend(struct changes *c)
         {"compat", "0.10"},      {"compat", "1.1"},
         {"refcount_bits", "64"}, {"refcount_bits", "1"},
         {"refcount_bits", "16"}, {"lazy_refcounts", "on"},
+        {"comment", "a text"},   {"physical_sector_size", "4096"},
+        {"disk_id", AMEND_UUID}, {"uuid", AMEND_UUID},
     };
     const struct rhea_option *o = &all[changes_random(c, RHEA_ARRAY_SIZE(all))];
 

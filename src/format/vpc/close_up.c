@@ -122,6 +122,8 @@ static bool close_up_find(struct close_up *c, uint64_t *sector)
 static void close_up_choose(struct close_up *c)
 {
     size_t n = 0;
+    if (!c->n)
+        return;
     qsort(c->places, c->n, sizeof(*c->places), place_compare);
     while (n < c->n && close_up_find(c, &c->rooms[n]) &&
            c->rooms[n] < c->places[n].sector)
