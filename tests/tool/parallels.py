@@ -183,6 +183,12 @@ class Files(tool.Images):
         self.fails(tool.rhea('resize', 'x', 64 * MIB), says='used twice')
         self.assertLess(os.path.getsize('x'), MIB)
 
+    def test_a_file_of_nothing_takes_no_memory(self):
+        self.hostile(4, 512)
+        os.truncate('x', 3 << 40)
+        self.fails(tool.rhea('check', 'x'), says='can be checked')
+        self.io('x', 'read 0 512')
+
     def test_copies_of_much_data_have_a_bound(self):
         """A file is not large because it says so: holes do not count."""
         start = self.hostile(500, 4 * MIB)

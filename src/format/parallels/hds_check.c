@@ -26,6 +26,10 @@
 #include "format/finding.h"
 #include "format/parallels/hds.h"
 
+/* The most places of the file that are tracked, in 256 MiB: 2 PiB of clusters
+ * of the usual size. A file says that it is longer for nothing. */
+#define CHECK_PLACES (UINT64_C(1) << 31)
+
 struct hds_checker {
     struct hds *h;
     struct rhea_check *out;
@@ -279,10 +283,16 @@ static int check_end(struct hds_checker *c, struct rhea_error *err)
 static int check_begin(struct hds_checker *c, struct rhea_error *err)
 {
     struct hds *h = c->h;
+    uint64_t places = h->blocks.file_end / h->cluster_size + 2;
     int ret = rhea_storage_size(h->base.storage, &c->file_size, err);
+    if (!ret && places > CHECK_PLACES)
+        ret = rhea_error_set(err, EFBIG,
+                             "the file has room for %" PRIu64
+                             " clusters, and no more than %" PRIu64
+                             " can be checked",
+                             places, CHECK_PLACES);
     if (!ret)
-        ret = bitmap_init(&c->used, h->blocks.file_end / h->cluster_size + 2,
-                          err);
+        ret = bitmap_init(&c->used, places, err);
     if (!ret)
         ret = copy_budget_init(&c->budget, h->base.storage, err);
     c->end = h->data_start;

@@ -25,6 +25,10 @@
 #include "base/cleanup.h"
 #include "format/parallels/hds.h"
 
+/* The most places that are tracked: 32 MiB of memory, and 256 TiB of clusters
+ * of the usual size. */
+enum { GAPS_MAX = 1 << 28 };
+
 void hds_places(const struct hds *h, uint64_t host, uint64_t *first,
                 uint64_t *count)
 {
@@ -69,7 +73,7 @@ static int gaps_find(struct hds *h, struct rhea_error *err)
     g->next = first;
     g->known = true;
     /* A file of more clusters than can be tracked just grows. */
-    if (h->ext.unknown || h->ext.kept_bytes || first >= end ||
+    if (h->ext.unknown || h->ext.kept_bytes || first >= end || end > GAPS_MAX ||
         bitmap_init(&g->used, end, NULL))
         return 0;
     int ret = hds_each_entry(h, 0, gaps_use_entry, h, err);
