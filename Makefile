@@ -8,7 +8,7 @@ MESON_OPTIONS ?=
 FUZZ_SECONDS ?= 600
 export FUZZ_SECONDS
 
-.PHONY: all build help demo check tsan crash long fuzz bench lint format install clean
+.PHONY: all build help demo check tsan crash long trace-suite fuzz bench lint format install clean
 
 all: build
 
@@ -19,6 +19,7 @@ help:
 	@echo "make tsan                run the tests of many threads, looking for races"
 	@echo "make crash               judge at least 20,000 crash states"
 	@echo "make long                all tests that take too long for make check"
+	@echo "make trace-suite         gdb's own tests of tracepoints, with rhea-trace"
 	@echo "make fuzz                fuzz each target for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make bench               measure against peers and limits"
 	@echo "make lint                format, static analysis, man pages"
@@ -48,6 +49,9 @@ long: build
 	@scripts/install-deps check
 	meson test -C $(BUILD) --no-rebuild --setup long --suite long \
 	    --print-errorlogs
+
+trace-suite: build
+	@scripts/gdb-trace-suite
 
 fuzz:
 	@scripts/fuzz

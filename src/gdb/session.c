@@ -2,6 +2,7 @@
 #include "gdb/session.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -139,22 +140,51 @@ int session_open(struct session *s, const struct session_how *how,
     return ret;
 }
 
+/* A tracepoint was quicker than the interrupt, which now waits as a signal that
+ * would end the program. */
+static void take_interrupt(struct session *s)
+{
+    const char *packet = s->stub.vcont ? "vCont;c" : "c";
+
+    if (stub_resume(&s->stub, packet, strlen(packet), NULL) == 0)
+        (void)stub_wait(&s->stub, s->how.timeout, NULL);
+}
+
+/* Of QEMU's processes the first is the one that there is. Other stubs leave
+ * breakpoints where they are. */
+static void let_go(struct session *s, bool interrupted)
+{
+    uint64_t process = s->is_qemu ? 1 : session_process(s->machine.thread);
+    const char *reply;
+
+    if (!s->is_qemu) {
+        tracer_stop(&s->tracer, FRAMES_STOPPED);
+        breaks_remove_gdb(&s->tracer.breaks);
+        (void)breaks_sync(&s->tracer.breaks, &s->stub, NULL, NULL);
+        if (interrupted && strncmp(s->stub.stop, "T02", 3) != 0)
+            take_interrupt(s);
+    }
+    if (process && stub_has(&s->stub, "multiprocess+"))
+        (void)stub_callf(&s->stub, &reply, NULL, "D;%" PRIx64, process);
+    else
+        (void)stub_callf(&s->stub, &reply, NULL, "D");
+}
+
 /* QEMU removes all breakpoints at `D`; a client that only hangs up leaves them
  * there, and the guest would stop at the next one for good. */
 void session_leave(struct session *s)
 {
-    const char *reply;
+    bool running = s->stub.running;
     int ret = 0;
 
     if (s->stub.wire.dead || s->how.child)
         return;
-    if (s->stub.running)
+    if (running)
         ret = stub_interrupt(&s->stub, NULL);
     if (ret == 0 && s->stub.running)
         ret = stub_wait(&s->stub, s->how.timeout, NULL);
     if (ret == 0)
-        (void)stub_callf(&s->stub, &reply, NULL,
-                         stub_has(&s->stub, "multiprocess+") ? "D;1" : "D");
+        let_go(s, running);
 }
 
 void session_close(struct session *s)
@@ -172,6 +202,13 @@ void session_close(struct session *s)
     view_finish(&s->view);
     description_finish(&s->description);
     *s = (struct session){.listener = -1, .gdb = {.fd = -1, .dead = true}};
+}
+
+bool session_is_foreign(const struct session *s, const char *thread)
+{
+    uint64_t process = session_process(thread);
+
+    return !s->is_qemu && s->process && process && process != s->process;
 }
 
 int session_accept(struct session *s, int fd)

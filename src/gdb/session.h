@@ -71,6 +71,8 @@ struct session {
     struct wire gdb;   /* fd -1: none is connected */
     bool is_qemu, is_kvm;
     unsigned gdb_serial; /* of that connection */
+    uint64_t process;    /* the one whose breakpoints are ours, where the stub
+                            has several; 0: not known */
     bool packet_waits;   /* a packet of gdb's came while the guest ran, and is
                             in gdb.in */
     bool refused;        /* the stub did not let it run, and answered this */
@@ -151,6 +153,9 @@ int session_refuse(struct session *s, const struct rhea_error *err);
  * s->gdb.fd). The stop is s->stub.stop, where it was not refused. */
 int session_run(struct session *s, const char *packet, size_t len,
                 struct rhea_error *err);
+/* Whether a thread belongs to another process than the one that is traced, a
+ * child of it say: its breakpoints and stops are between gdb and the stub. */
+bool session_is_foreign(const struct session *s, const char *thread);
 /* A connection to our socket is gdb's. Takes FD over. */
 int session_accept(struct session *s, int fd);
 

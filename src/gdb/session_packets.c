@@ -117,13 +117,24 @@ static int select_thread(struct session *s, struct packet_cursor rest,
 
 /* --- breakpoints --------------------------------------------------------- */
 
+/* Whether gdb means another process's. The first one is ours. */
+static bool is_foreign(struct session *s)
+{
+    if (!s->process && !s->is_qemu)
+        s->process = session_process(s->machine.thread);
+    return session_is_foreign(s, s->machine.thread);
+}
+
 static int insert_breakpoint(struct session *s, struct packet_cursor rest,
                              const char *packet, size_t len,
                              struct rhea_error *err)
 {
     struct breakpoint refused;
-    int ret = breaks_insert(&s->tracer.breaks, rest, err);
+    int ret;
 
+    if (is_foreign(s))
+        return session_forward(s, packet, len, err);
+    ret = breaks_insert(&s->tracer.breaks, rest, err);
     if (ret == -ENOTSUP)
         return session_forward(s, packet, len, err);
     if (ret < 0)
@@ -143,8 +154,11 @@ static int remove_breakpoint(struct session *s, struct packet_cursor rest,
                              const char *packet, size_t len,
                              struct rhea_error *err)
 {
-    int ret = breaks_remove(&s->tracer.breaks, rest, err);
+    int ret;
 
+    if (is_foreign(s))
+        return session_forward(s, packet, len, err);
+    ret = breaks_remove(&s->tracer.breaks, rest, err);
     if (ret == -ENOTSUP)
         return session_forward(s, packet, len, err);
     if (ret == 0)
@@ -154,14 +168,50 @@ static int remove_breakpoint(struct session *s, struct packet_cursor rest,
 
 /* --- leaving ------------------------------------------------------------- */
 
+/* A child has all breakpoints that its parent had, and gdb knows of its own
+ * only; the child is not to run into ours. */
+static int detach_child(struct session *s, uint64_t process, const char *packet,
+                        size_t len, struct rhea_error *err)
+{
+    const struct breaks *b = &s->tracer.breaks;
+    const char *reply;
+    unsigned n = 0;
+    int ret = stub_callf(&s->stub, &reply, err, "Hgp%" PRIx64 ".0", process);
+
+    if (ret == 0 && !strcmp(reply, "OK")) {
+        for (size_t i = 0; i < b->n; i++) {
+            if (!b->list[i].inserted)
+                continue;
+            breaks_queue(&s->stub, &b->list[i], false);
+            n++;
+        }
+    }
+    while (n-- && ret == 0) {
+        size_t reply_len;
+
+        ret = stub_answer(&s->stub, &reply, &reply_len, err);
+    }
+    /* The stub looks at another thread now; it went with the process, if gdb
+     * looked at one of that. */
+    if (ret == 0)
+        ret = session_forward(s, packet, len, err);
+    if (ret == 0 && s->machine.thread[0])
+        ret = stub_callf(&s->stub, &reply, err, "Hg%s", s->machine.thread);
+    return ret;
+}
+
 /* `D`: gdb lets go, and the guest runs on. The stub keeps us. */
 static int detach(struct session *s, struct packet_cursor rest,
                   const char *packet, size_t len, struct rhea_error *err)
 {
     struct tracer *t = &s->tracer;
+    uint64_t process;
     int ret;
 
-    (void)rest;
+    if (!s->is_qemu && packet_skip(&rest, ";") &&
+        packet_number(&rest, &process) && s->process && process != s->process)
+        return detach_child(s, process, packet, len, err);
+    s->process = 0;
     breaks_remove_gdb(&t->breaks);
     if (!frames_control(t->frames)->disconnected)
         tracer_stop(t, FRAMES_DISCONNECTED);

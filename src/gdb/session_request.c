@@ -23,6 +23,16 @@ void session_thread(char name[MACHINE_THREAD], const char *text, size_t len)
     }
 }
 
+uint64_t session_process(const char *name)
+{
+    struct packet_cursor c = packet_cursor(name, strlen(name));
+    uint64_t process = 0;
+
+    if (packet_skip(&c, "p"))
+        (void)packet_number(&c, &process);
+    return process;
+}
+
 bool session_is_resume(const char *packet, size_t len)
 {
     struct packet_cursor c = packet_cursor(packet, len);

@@ -18,6 +18,9 @@ struct request {
 /* The name of a thread as it is compared, from a packet's text. */
 void session_thread(char name[MACHINE_THREAD], const char *text, size_t len);
 
+/* The process of such a name; 0: it says none. */
+uint64_t session_process(const char *name);
+
 /* Whether PACKET makes the guest run. */
 bool session_is_resume(const char *packet, size_t len);
 

@@ -562,15 +562,34 @@ static int judge_watch(struct session *s, struct running *r,
     return judge_trap(s, r, stop, stepped, err);
 }
 
+/* `W00;process:1`: another one may follow, whose breakpoints are ours then. */
+static void note_end(struct session *s)
+{
+    const char *field = strstr(s->stub.stop, ";process:");
+    struct packet_cursor c = packet_cursor("", 0);
+    uint64_t process;
+
+    if (field)
+        c = packet_cursor(field + 9, strlen(field + 9));
+    if (!packet_number(&c, &process) || process == s->process) {
+        s->process = 0;
+        tracer_departed(&s->tracer, NULL);
+    }
+}
+
 static int judge(struct session *s, struct running *r, const char *stepped,
                  struct rhea_error *err)
 {
     struct stop stop = parse_stop(s);
     int ret;
 
-    if (stop.ended)
+    if (stop.ended) {
+        note_end(s);
         return 1;
-    if (stop.signal == SIGNAL_TRAP && stop.watch)
+    }
+    if (session_is_foreign(s, stop.thread))
+        ret = 1;
+    else if (stop.signal == SIGNAL_TRAP && stop.watch)
         ret = judge_watch(s, r, &stop, stepped, err);
     else if (stop.signal == SIGNAL_TRAP && !stop.special)
         ret = judge_trap(s, r, &stop, stepped, err);
@@ -638,7 +657,7 @@ static int carry_out(struct session *s, struct running *r,
     int ret;
 
     r->step_pc = UINT64_MAX;
-    if (q->stepping[0] && !q->ranged)
+    if (q->stepping[0] && !q->ranged && !session_is_foreign(s, q->stepping))
         ret = step(s, r, q->stepping, q->text, err);
     else
         ret = resume(s, r, q->text, err);
