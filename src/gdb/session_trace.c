@@ -266,8 +266,9 @@ HANDLER(status)
     UNUSED_REST;
     tracer_settle(&s->tracer);
     packet_puts(&s->reply, "T");
+    /* Before other stubs than QEMU's there is but one way. */
     tfile_put_status(s->tracer.frames, s->tracer.experiment,
-                     s->tracer.way->name, &s->reply);
+                     s->is_qemu ? s->tracer.way->name : NULL, &s->reply);
     return 0;
 }
 
