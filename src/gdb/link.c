@@ -10,7 +10,7 @@
 int link_open(struct link *l, const char *path, pid_t pid, int timeout,
               struct rhea_error *err)
 {
-    struct sockaddr_un address;
+    struct sockaddr_un address = {0};
     struct ucred peer = {0};
     socklen_t len, peer_len = sizeof(peer);
     int ret = link_address(&address, &len, path, pid);
@@ -120,7 +120,7 @@ static int call(struct link *l, enum link_kind kind, int fd,
 
 int link_attach(struct link *l, const struct frames *f, struct rhea_error *err)
 {
-    struct link_message m;
+    struct link_message m = {0};
     int ret = call(l, LINK_ATTACH, frames_fd(f), &m, err);
 
     if (ret == 0)
@@ -130,14 +130,14 @@ int link_attach(struct link *l, const struct frames *f, struct rhea_error *err)
 
 int link_load(struct link *l, struct rhea_error *err)
 {
-    struct link_message m;
+    struct link_message m = {0};
 
     return call(l, LINK_LOAD, -1, &m, err);
 }
 
 int link_unload(struct link *l, struct rhea_error *err)
 {
-    struct link_message m;
+    struct link_message m = {0};
 
     return call(l, LINK_UNLOAD, -1, &m, err);
 }

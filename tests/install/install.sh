@@ -29,6 +29,7 @@ for program in rhea-img rhea-io rhea-trace; do
     has "share/man/man1/$program.1"
     has "share/bash-completion/completions/$program"
 done
+has lib/rhea/librhea-trace-plugin.so
 has lib/librhea-image.a
 has lib/librhea-image.so
 has lib/pkgconfig/librhea-image.pc

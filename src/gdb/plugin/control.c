@@ -212,7 +212,7 @@ static void *serve(void *opaque)
 
 int control_listen(const char *path, struct rhea_error *err)
 {
-    struct sockaddr_un address;
+    struct sockaddr_un address = {0};
     socklen_t len;
     int ret = link_address(&address, &len, path, getpid());
 
