@@ -399,7 +399,7 @@ static void print(struct session *s, const char *text)
 /* Whether gdb is to know that its breakpoint was reached. Conditions that
  * cannot be evaluated stop, so that somebody looks. */
 static bool concerns_gdb(struct session *s, const struct breakpoint *b,
-                         uint64_t pc)
+                         uint64_t pc, bool again)
 {
     struct hit_machine m = machine_for_hit(&s->machine, pc);
     struct hit *hit = &s->tracer.hit;
@@ -414,13 +414,15 @@ static bool concerns_gdb(struct session *s, const struct breakpoint *b,
     }
     if (!holds || !b->n_commands)
         return holds;
-    for (unsigned i = 0; i < b->n_commands; i++)
+    for (unsigned i = 0; i < b->n_commands && !again; i++)
         if (hit_print(hit, &b->commands[i], &m, text, sizeof(text)) == AX_OK)
             print(s, text);
     return false;
 }
 
-static bool at_breakpoint_of_gdb(struct session *s, uint64_t pc, bool *any)
+/* AGAIN: it has printed what it prints. */
+static bool at_breakpoint_of_gdb(struct session *s, uint64_t pc, bool again,
+                                 bool *any)
 {
     bool concerned = false;
 
@@ -430,7 +432,7 @@ static bool at_breakpoint_of_gdb(struct session *s, uint64_t pc, bool *any)
         if (!b || !b->by_gdb)
             continue;
         *any = true;
-        concerned |= concerns_gdb(s, b, pc);
+        concerned |= concerns_gdb(s, b, pc, again);
     }
     return concerned;
 }
@@ -470,7 +472,8 @@ static int judge_trap(struct session *s, struct running *r,
                       const struct stop *stop, const char *stepped,
                       struct rhea_error *err)
 {
-    bool traced, of_gdb = false, report, own_step, stepped_it, has = false;
+    bool traced, of_gdb = false, report, own_step, stepped_it, has = false,
+                 again;
     uint64_t pc;
     int ret = machine_select(&s->machine, stop->thread, err);
 
@@ -494,8 +497,12 @@ static int judge_trap(struct session *s, struct running *r,
         if (tracer_is_stepping(&s->tracer, stop->thread))
             tracer_step(&s->tracer, pc);
     }
-    tracer_arrive(&s->tracer, pc);
-    report = at_breakpoint_of_gdb(s, pc, &of_gdb);
+    again = tracer_returns(&s->tracer);
+    if (again)
+        tracer_stand(&s->tracer, pc);
+    else
+        tracer_arrive(&s->tracer, pc);
+    report = at_breakpoint_of_gdb(s, pc, again, &of_gdb);
     if (!strcmp(stop->thread, r->request.stepping))
         report |= r->request.ranged ? !is_in_range(&r->request, pc) : !own_step;
     report |= !traced && !of_gdb && !own_step && !stop->watch;

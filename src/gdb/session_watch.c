@@ -60,8 +60,7 @@ static int set_watch(struct session *s, const char *at, struct rhea_error *err)
                               "say monitor rhea watch NUMBER ADDRESS LENGTH "
                               "[w|r|rw], NUMBER being a tracepoint's");
     if (!w.watch.len || w.watch.len > EXPERIMENT_MAX_WATCH)
-        return rhea_error_set(err, EINVAL,
-                              "a watched range has 1 to %d bytes",
+        return rhea_error_set(err, EINVAL, "a watched range has 1 to %d bytes",
                               EXPERIMENT_MAX_WATCH);
     w.number = (unsigned)number;
     old = find_watch(s, w.number);
@@ -93,17 +92,16 @@ static int remove_watch(struct session *s, const char *at,
 
 static void list(const struct session *s, FILE *out)
 {
-    static const char *const names[] = {
-        [BREAK_WRITE] = "writes", [BREAK_READ] = "reads",
-        [BREAK_ACCESS] = "reads and writes"};
+    static const char *const names[] = {[BREAK_WRITE] = "writes",
+                                        [BREAK_READ] = "reads",
+                                        [BREAK_ACCESS] = "reads and writes"};
 
     for (unsigned i = 0; i < s->n_watches; i++) {
         const struct session_watch *w = &s->watches[i];
 
-        fprintf(out,
-                "tracepoint %u: %s of %" PRIu64 " bytes at 0x%" PRIx64 "\n",
-                w->number, names[w->watch.kind], w->watch.len,
-                w->watch.address);
+        fprintf(
+            out, "tracepoint %u: %s of %" PRIu64 " bytes at 0x%" PRIx64 "\n",
+            w->number, names[w->watch.kind], w->watch.len, w->watch.address);
     }
     if (!s->n_watches)
         fputs("nothing is watched\n", out);

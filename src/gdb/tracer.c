@@ -292,8 +292,7 @@ void tracer_interrupted(struct tracer *t, const struct machine_place *from)
         (struct returning){*from, true};
 }
 
-/* It is back from a handler. */
-static bool has_returned(struct tracer *t)
+bool tracer_returns(struct tracer *t)
 {
     struct machine_place at = machine_place(t->machine);
 
@@ -317,10 +316,6 @@ void tracer_arrive(struct tracer *t, uint64_t pc)
     if (!t->active || !t->way->counts_stops ||
         (tracer_is_counted(t, t->machine->thread, &counted) && counted == pc))
         return;
-    if (has_returned(t)) {
-        tracer_stand(t, pc);
-        return;
-    }
     for (size_t i = 0; i < t->experiment->n_points; i++) {
         const struct tracepoint *p = t->experiment->points[i];
 

@@ -124,6 +124,8 @@ void tracer_stand(struct tracer *t, uint64_t pc);
 /* It stood at FROM, where it was counted, and a handler has interrupted it
  * there. */
 void tracer_interrupted(struct tracer *t, const struct machine_place *from);
+/* Whether it is back there, for the first time since. */
+bool tracer_returns(struct tracer *t);
 /* Whether it is being stepped; then it has made a step, to PC. */
 bool tracer_is_stepping(const struct tracer *t, const char *thread);
 void tracer_step(struct tracer *t, uint64_t pc);

@@ -98,6 +98,21 @@ def a_hit_that_a_handler_interrupts_counts_once():
         count_in_spite_of_handlers(g, 100)
 
 
+def dynamic_printf_prints_once_in_spite_of_handlers():
+    with Guest(source="ticks.c") as g:
+        ex("set dprintf-style agent")
+        ex('dprintf *&divides,"divides %d\\n", turns')
+        ex('dprintf *&reads,"reads %d\\n", turns')
+        ex("set var turns = 0")
+        ex("set var last = 5")
+        ex("tbreak finished")
+        text = go()[1]
+        ex("set dprintf-style gdb")
+        for n in range(1, 6):
+            equal(text.count("divides %d\n" % n), 1)
+            equal(text.count("reads %d\n" % n), 1)
+
+
 def the_same_under_kvm_where_steps_meet_interrupts():
     with kvm_guest("ticks.c") as g:
         count_in_spite_of_handlers(g, 100)
@@ -162,6 +177,7 @@ main([
     past_the_fourth_they_are_in_memory_or_refused,
     in_memory_past_the_fourth,
     a_hit_that_a_handler_interrupts_counts_once,
+    dynamic_printf_prints_once_in_spite_of_handlers,
     the_same_under_kvm_where_steps_meet_interrupts,
     tracing_goes_on_without_gdb,
     gdb_that_is_killed_leaves_a_guest_that_runs,

@@ -120,6 +120,21 @@ def frames_tell_the_processor():
     equal(seen, [30, 30])
 
 
+def data_is_watched():
+    g = four_levels()
+    n = trace("ready", "collect done")
+    ex('eval "monitor rhea watch %d %%#lx 8 w", &done' % n)
+    first = num("done")
+    ex("tstart")
+    g.work("WORK_GETPPID", 50)
+    ex("tstop")
+    ex("monitor rhea unwatch %d" % n)
+    equal(frames(), 50)
+    for i in (0, 25, 49):
+        ex("tfind %d" % i)
+        equal(num("done"), first + i + 1)
+
+
 def the_kernel_is_elsewhere_each_time():
     """The symbols come out of the running kernel, so this is about the test:
     the others did find it at an address that is no default."""
@@ -151,6 +166,7 @@ main([
     arguments_are_what_the_program_passed,
     conditions_and_pass_counts,
     frames_tell_the_processor,
+    data_is_watched,
     the_kernel_is_elsewhere_each_time,
     five_levels_of_tables,
 ], close)

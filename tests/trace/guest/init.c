@@ -41,6 +41,7 @@ enum work {
 
 volatile enum work work;
 volatile unsigned long count;
+volatile unsigned long done; /* pieces of work, ever */
 volatile unsigned long spin; /* turns of an empty loop after each getppid */
 volatile int processors;
 char *volatile high; /* the path of WORK_HIGH */
@@ -168,6 +169,7 @@ int main(void)
         ready();
         for (unsigned long n = 0; n < count; n++) {
             do_work(n, fd);
+            done++;
             if (work == WORK_EVERYWHERE)
                 break;
         }
