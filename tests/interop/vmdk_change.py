@@ -315,6 +315,21 @@ class Resize(Vmdk):
         self.resize('base.vmdk', '6M')
         self.fails(tool.rhea('map', 'top.vmdk'), says='content id')
 
+    def test_commit_to_what_is_smaller(self):
+        for options in self.TYPES:
+            with self.subTest(options=options):
+                model = bytearray(33 * MIB)
+                self.make('base.vmdk', options, '3M', tool.rhea)
+                self.make('top.vmdk', '', program=tool.rhea, base='base.vmdk')
+                self.resize('top.vmdk', 33 * MIB)
+                self.rhea_io('top.vmdk', 'write -P 5 1M 1M',
+                             'write -P 6 32M 1M')
+                model[MIB:2 * MIB] = b'\5' * MIB
+                model[32 * MIB:] = b'\6' * MIB
+                self.rhea('commit', 'top.vmdk')
+                self.holds('base.vmdk', model)
+                self.rhea('compare', 'base.vmdk', 'top.vmdk')
+
     def test_cylinders(self):
         self.make('new.vmdk', 'adapter_type=lsilogic', '1G', tool.rhea)
         self.resize('new.vmdk', '3G')

@@ -80,7 +80,7 @@ int vmdk_measure(const struct rhea_measure *what, struct rhea_measured *out,
                  struct rhea_error *err)
 {
     struct new_image n = {.size = align_up(what->size, VMDK_SECTOR)};
-    struct measure m;
+    struct measure m = {0};
     uint64_t grains = 0, tables = 0;
     int ret = new_take_options(&n, what->options, what->n_options, err);
     if (!ret)

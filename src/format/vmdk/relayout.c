@@ -27,7 +27,8 @@
 #include "format/vmdk/header.h"
 #include "format/vmdk/resize.h"
 
-enum { DIRECTORY_PIECE = 16 << 10 }; /* entries, written at once */
+/* Of a directory, written at once. */
+enum { PIECE_BYTES = 64 << 10, PIECE_ENTRIES = PIECE_BYTES / 4 };
 
 /* Bytes. */
 struct relayout {
@@ -97,7 +98,7 @@ static int relayout_move(struct relayout *r, uint64_t grain, uint64_t host,
                          struct rhea_error *err)
 {
     struct vmdk_extent *x = r->x;
-    uint64_t to;
+    uint64_t to = 0;
     int ret = vmdk_sparse_limit(x, x->blocks.file_end + x->h.grain_size, err);
     if (!ret)
         ret = blocks_extend(&x->blocks, x->h.grain_size, &to, err);
@@ -155,11 +156,11 @@ static int relayout_directory(const struct relayout *r, uint64_t at,
                               struct rhea_error *err)
 {
     uint64_t table = at + r->directory_bytes;
-    RHEA_AUTO_FREE uint8_t *piece = malloc(DIRECTORY_PIECE * sizeof(uint32_t));
+    RHEA_AUTO_FREE uint8_t *piece = malloc(PIECE_BYTES);
     if (!piece)
         return rhea_error_set(err, ENOMEM, "out of memory");
     for (uint64_t done = 0, n; done < r->n_tables; done += n) {
-        n = RHEA_MIN(r->n_tables - done, (uint64_t)DIRECTORY_PIECE);
+        n = RHEA_MIN(r->n_tables - done, (uint64_t)PIECE_ENTRIES);
         for (uint64_t i = 0; i < n; i++)
             store_le32(piece + i * sizeof(uint32_t),
                        (uint32_t)((table + (done + i) * r->table_bytes) /
