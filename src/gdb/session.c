@@ -430,7 +430,6 @@ static int wait_for(struct session *s, int fd, struct rhea_error *err)
 {
     struct pollfd p[2] = {{.fd = fd, .events = POLLIN},
                           {.fd = s->stub.wire.fd, .events = POLLIN}};
-    enum packet_event event;
 
     if (s->how.stop && *s->how.stop)
         return -EINTR;
@@ -443,7 +442,7 @@ static int wait_for(struct session *s, int fd, struct rhea_error *err)
 
         if (ret == -ECONNRESET)
             return ret;
-        while ((event = wire_next(&s->stub.wire)) != PACKET_NONE)
+        while (wire_next(&s->stub.wire) != PACKET_NONE)
             ;
     }
     return p[0].revents ? 1 : 0;

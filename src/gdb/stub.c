@@ -316,7 +316,7 @@ static int negotiate(struct stub *s, struct rhea_error *err)
 int stub_open(struct stub *s, const char *address, int timeout,
               struct rhea_error *err)
 {
-    const char *reply;
+    const char *reply = "";
     int fd, ret;
 
     *s = (struct stub){.wire = {.fd = -1, .dead = true}, .timeout = timeout};
