@@ -81,6 +81,11 @@ static int use_plugin(struct session *s, struct rhea_error *err)
     pid_t qemu = qemu_process(s);
     int ret;
 
+    if (s->is_kvm)
+        return rhea_error_set(
+            err, ENOTSUP,
+            "under KVM QEMU translates no code, so its plugin "
+            "sees none");
     if (!s->how.plugin && !qemu)
         return rhea_error_set(err, ENOENT,
                               "it is not known which process QEMU is: say "

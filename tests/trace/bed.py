@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 import guest_images  # noqa: E402
-import judge  # noqa: E402
+import judge  # noqa: E402,F401
 import tap  # noqa: E402,F401
 
 sys.path.insert(0, HERE)

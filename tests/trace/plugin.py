@@ -13,7 +13,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import gdb  # noqa: E402 pylint: disable=import-error
 from bed import (TRACE, Guest, build, contains, die_with_parent,  # noqa: E402
-                 equal, ex, go, main, match, num, require, scratch, trace)
+                 equal, ex, go, judge, main, match, num,
+                 require, scratch, tap, trace)
 
 PLUGIN_FILE = os.environ["RHEA_TRACE_PLUGIN"]
 
@@ -243,6 +244,17 @@ def a_socket_of_its_own():
         equal(frames(), 6)
 
 
+def under_kvm_it_is_refused():
+    if not os.access("/dev/kvm", os.W_OK):
+        raise tap.Skip("no KVM here")
+    try:
+        with Guest(own=["-w", "plugin"], options=["-enable-kvm"],
+                   connect=False):
+            raise judge.Failure("it was taken")
+    except judge.Failure as e:
+        contains(str(e), "under KVM QEMU translates no code")
+
+
 def strangers_are_sent_away():
     path = scratch("plugin-socket-2")
     with ByHand(",socket=" + path, ["-w", "stub"]) as g:
@@ -341,6 +353,7 @@ main([
     nothing_runs_after_tracing,
     a_plugin_that_was_loaded_by_hand_is_found,
     a_socket_of_its_own,
+    under_kvm_it_is_refused,
     strangers_are_sent_away,
     rhea_trace_that_is_killed_leaves_whole_frames,
     qemu_that_is_killed_leaves_whole_frames,
