@@ -330,6 +330,7 @@ class Pair:
     """Both servers."""
 
     def __init__(self):
+        tap.need_strace()
         self.folder = tempfile.TemporaryDirectory()
         program = os.path.join(self.folder.name, "user")
         subprocess.check_call(

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import gdb  # noqa: E402 pylint: disable=import-error
 from bed import (HERE, contains, equal, ex, go, main, match, num, require,  # noqa: E402
-                 scratch, trace)
+                 scratch, tap, trace)
 from remote import start_gdbserver, start_trace  # noqa: E402
 
 _built = []
@@ -30,6 +30,7 @@ class Program:
     """One that runs, with gdb connected, at main."""
 
     def __init__(self, *arguments):
+        tap.need_strace()
         folder = scratch("program-%d" % time.monotonic_ns())
         os.mkdir(folder)
         self.server, port = start_gdbserver(program(), *arguments)
