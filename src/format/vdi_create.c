@@ -164,7 +164,7 @@ int vdi_measure(const struct rhea_measure *what, struct rhea_measured *out,
     if (!ret)
         ret = create_head(&h, &c, what->size, err);
     if (!ret)
-        ret = measure_blocks(what, h.block_size, &blocks, err);
+        ret = measure_blocks(what, c.block_size, &blocks, err);
     if (ret)
         return ret;
     if (c.fixed)

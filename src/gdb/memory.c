@@ -255,7 +255,7 @@ int memory_find(struct memory *m, struct stub *s, pid_t pid,
                 struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *tree = NULL;
-    struct rhea_error scratch;
+    struct rhea_error scratch = {0};
 
     *m = (struct memory){.pid = pid};
     err = err ? err : &scratch;

@@ -16,6 +16,7 @@ enum {
     TIMEOUT = 1500, /* ms, of each thing: gdb itself waits for 2 seconds */
     CODE = 0x1000,  /* in the guest's memory */
     LOOP = CODE + 1,
+    MAX_BASE = 60, /* bytes of the name of the folder for temporary files */
 };
 
 /* In a child. */
@@ -176,9 +177,20 @@ static int try_it(const struct probe *p, const char *program,
     return ret;
 }
 
+/* The socket's name has to fit into an address, and a comma would end it in
+ * QEMU's option. */
+static const char *base_folder(void)
+{
+    const char *base = getenv("TMPDIR");
+
+    return base && *base && strlen(base) <= MAX_BASE && !strchr(base, ',')
+               ? base
+               : "/tmp";
+}
+
 static int find_and_try(const struct probe *p, struct rhea_error *err)
 {
-    char folder[64] = "/tmp/rhea-trace-XXXXXX", link[64], program[512];
+    char folder[MAX_BASE + 20], link[64], program[512];
     ssize_t n;
     int ret;
 
@@ -187,6 +199,7 @@ static int find_and_try(const struct probe *p, struct rhea_error *err)
     if (n < 0)
         return rhea_error_set(err, ESRCH, "QEMU's program was not found");
     program[n] = 0;
+    snprintf(folder, sizeof(folder), "%s/rhea-trace-XXXXXX", base_folder());
     if (!mkdtemp(folder))
         return rhea_error_errno(err, errno, "cannot make a folder %s", folder);
     ret = try_it(p, program, folder, err);

@@ -50,10 +50,8 @@ static size_t read_memory(void *opaque, uint64_t address, void *buf, size_t len)
     return len;
 }
 
-static const struct hit_machine machine = {.get_register = get_register,
-                                           .read = read_memory,
-                                           .pc = 0x1000,
-                                           .cpu = 2};
+static const struct hit_machine machine = {
+    .get_register = get_register, .read = read_memory, .pc = 0x1000, .cpu = 2};
 
 /* --- an experiment that runs --------------------------------------------- */
 

@@ -71,7 +71,7 @@ static int read_check(struct read_arguments *a)
 static int read_do(struct io *io, struct read_arguments *a, const char *what)
 {
     uint8_t *buf = io_buffer(io, a->report.count, 0xab);
-    struct rhea_error err;
+    struct rhea_error err = {0};
     int ret;
 
     if (!buf)

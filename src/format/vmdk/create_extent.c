@@ -90,7 +90,7 @@ void vmdk_hosted_header(uint8_t *p, const struct new_image *n, uint64_t size)
     store_le64(p + HOSTED_H_CAPACITY, size / VMDK_SECTOR);
     store_le64(p + HOSTED_H_GRAIN_SIZE, NEW_GRAIN_SECTORS);
     store_le32(p + HOSTED_H_TABLE_ENTRIES, NEW_TABLE_ENTRIES);
-    memcpy(p + HOSTED_H_NEWLINES, HOSTED_NEWLINES, 4);
+    memcpy(p + HOSTED_H_NEWLINES, HOSTED_NEWLINES, sizeof(HOSTED_NEWLINES) - 1);
     store_le16(p + HOSTED_H_COMPRESSION,
                n->type->compressed ? HOSTED_DEFLATE : 0);
 }

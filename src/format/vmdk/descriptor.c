@@ -236,7 +236,7 @@ static int extent_name(struct line l, struct descriptor_extent *x,
     l = line_trim(l);
     if (!l.len)
         return 0;
-    struct line name = l, offset;
+    struct line name, offset;
     if (*l.text == '"') {
         const char *end = memchr(l.text + 1, '"', l.len - 1);
         if (!end)
@@ -348,7 +348,7 @@ static int parse_version(const struct descriptor *d, struct rhea_error *err)
 
 static int parse_cids(struct descriptor *d, struct rhea_error *err)
 {
-    bool has_parent;
+    bool has_parent = false;
     d->parent_cid = (uint32_t)DESCRIPTOR_NO_CID;
     int ret = parse_cid(d, "CID", &d->has_cid, &d->cid, err);
     if (!ret)
