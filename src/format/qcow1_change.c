@@ -158,6 +158,9 @@ int qcow1_set_backing(struct rhea_format *f, const char *file,
         return rhea_error_set(err, ENAMETOOLONG,
                               "the backing file's name is longer than %d bytes",
                               QCOW1_BACKING_NAME_MAX);
+    /* What has to move to make room for a name leaves its old place unused. */
+    if (file && q->backing_file && !strcmp(file, q->backing_file))
+        return 0;
     RHEA_AUTO_FREE char *name = file ? strdup(file) : NULL;
     if (file && !name)
         return rhea_error_set(err, ENOMEM, "out of memory");

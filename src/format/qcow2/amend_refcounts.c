@@ -70,8 +70,7 @@ int qcow2_refs_convert(struct qcow2 *q, unsigned order, struct rhea_error *err)
     if (r < 0)
         return r;
     r = convert_do(&c, order);
-    bitmap_finish(&c.seen);
-    free(c.tally.counts);
+    qcow2_check_finish(&c);
     if (r < 0)
         return r;
     /* Places in memory are those of the old structure. */

@@ -286,13 +286,10 @@ static int check_l1_entry(struct qcow2_checker *c, struct check_table *t,
 static int check_l1_table(struct qcow2_checker *c, uint64_t host, uint32_t n,
                           bool active)
 {
-    RHEA_AUTO_FREE uint8_t *data = malloc(c->q->cluster_size);
     RHEA_AUTO_FREE uint64_t *l1 = NULL;
-    struct check_table t = {.data = data, .active = active};
+    struct check_table t = {.data = c->l2, .active = active};
     int r;
 
-    if (!data)
-        return rhea_error_set(c->err, ENOMEM, "out of memory");
     r = qcow2_check_refer(c, host, (uint64_t)n * 8);
     if (r == 0)
         r = qcow2_check_unsee(c);
@@ -376,6 +373,10 @@ int qcow2_check_tally(struct qcow2_checker *c)
     struct qcow2_tally *t = &c->tally;
     int r;
 
+    if (!c->l2)
+        c->l2 = malloc(q->cluster_size);
+    if (!c->l2)
+        return rhea_error_set(c->err, ENOMEM, "out of memory");
     r = rhea_storage_size(q->f.storage, &c->file_size, c->err);
     if (r < 0)
         return r;
@@ -607,6 +608,14 @@ static int check_run(struct qcow2_checker *c)
     return r;
 }
 
+void qcow2_check_finish(struct qcow2_checker *c)
+{
+    bitmap_finish(&c->seen);
+    bitmap_finish(&c->core);
+    free(c->tally.counts);
+    free(c->l2);
+}
+
 int qcow2_check_locked(struct qcow2 *q, unsigned fix, struct rhea_check *check,
                        struct rhea_error *err)
 {
@@ -616,9 +625,7 @@ int qcow2_check_locked(struct qcow2 *q, unsigned fix, struct rhea_check *check,
     qcow2_cache_clear(&q->l2);
     qcow2_refs_finish(q);
     r = check_run(&c);
-    bitmap_finish(&c.seen);
-    bitmap_finish(&c.core);
-    free(c.tally.counts);
+    qcow2_check_finish(&c);
     /* What is in memory may not be what is on disk any more. */
     qcow2_cache_clear(&q->l2);
     qcow2_refs_finish(q);

@@ -23,6 +23,8 @@ struct qcow2_checker {
     uint64_t file_size;
     bool rebuild;     /* the refcount structure itself is broken */
     uint64_t highest; /* last cluster with a reference or a refcount */
+    uint8_t *l2;      /* room for one table: an image may have 65,536 snapshots,
+                         and memory takes time */
     struct qcow2_tally tally;
     struct bitmap core; /* where tables are that no repair writes over as if
                            they were L2 tables */
@@ -51,7 +53,9 @@ int qcow2_tally_reserve(struct qcow2_tally *t, uint64_t n,
 #define qcow2_check_corruption(c, ...)                                         \
     ((c)->result->corruptions++, check_tell((c)->result, true, __VA_ARGS__))
 
-/* check.c: forget what was seen, for another L1 table. */
+/* check.c: free what C holds. */
+void qcow2_check_finish(struct qcow2_checker *c);
+/* Forget what was seen, for another L1 table. */
 int qcow2_check_unsee(struct qcow2_checker *c);
 /* Whether the L2 table at HOST has been seen too often; it is now seen. */
 bool qcow2_check_seen(struct qcow2_checker *c, uint64_t host);
