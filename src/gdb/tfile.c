@@ -178,7 +178,7 @@ static int put_frames(struct frames *f, const struct experiment *e, FILE *file)
     for (uint64_t n = 0; frames_get(f, n, &frame); n++) {
         size_t size = tfile_frame_size(&frame, &e->layout);
 
-        if (size > room) {
+        if (!buf || size > room) {
             uint8_t *grown = realloc(buf, 2 * size);
 
             if (!grown)
