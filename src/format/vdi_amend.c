@@ -32,7 +32,7 @@ static int amend_comment(struct vdi_head *h, const char *value,
                               "a VDI image's comment has less than %d bytes",
                               VDI_COMMENT);
     memset(comment, 0, VDI_COMMENT);
-    memcpy(comment, value, strlen(value));
+    memcpy(comment, value, strlen(value) + 1);
     return 0;
 }
 

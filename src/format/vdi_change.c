@@ -233,7 +233,7 @@ static int grow_table(struct vdi *v, struct grow *g, struct vdi_head *h,
 /* With the lock held. Everything is prepared for the new size but the table. */
 static int grow_run(struct vdi *v, struct grow *g, struct rhea_error *err)
 {
-    struct vdi_head h;
+    struct vdi_head h = v->head;
     int ret = blocks_change_begin(&v->blocks, err);
     /* What an unfinished change has left is cut off. */
     if (!ret)

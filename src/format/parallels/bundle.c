@@ -385,7 +385,9 @@ static int bundle_facts(struct rhea_format *f, struct rhea_facts *facts,
     char top[UUID_TEXT];
     (void)err;
     pthread_rwlock_rdlock(&b->lock);
-    uuid_text(b->parts[0].top->guid, top);
+    const struct bundle_file *first = b->parts[0].top;
+    struct rhea_format *only = b->n_parts == 1 ? first->hds : NULL;
+    uuid_text(first->guid, top);
     rhea_facts_bool(facts, "bundle", "bundle", true);
     if (b->d.name)
         rhea_facts_string(facts, "name", "name", b->d.name);
@@ -401,8 +403,8 @@ static int bundle_facts(struct rhea_format *f, struct rhea_facts *facts,
              file = file->lower)
             facts_file(facts, file);
     rhea_facts_end(facts);
-    if (b->n_parts == 1 && b->parts[0].top->hds)
-        hds_facts_bitmaps(facts, b->parts[0].top->hds);
+    if (only)
+        hds_facts_bitmaps(facts, only);
     pthread_rwlock_unlock(&b->lock);
     return 0;
 }

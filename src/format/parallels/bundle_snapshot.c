@@ -205,7 +205,7 @@ static int create_descriptor(struct bundle *b, const struct new_top *new,
     struct prl_edit e = {0};
     char braced[PRL_GUID_TEXT];
     prl_guid_text(guid, braced);
-    for (size_t i = 0; i < d->n_storages; i++) {
+    for (size_t i = 0; i < b->n_parts; i++) {
         const struct prl_storage *s = &d->storages[i];
         const struct prl_image *image = prl_image_find(s, d->top);
         RHEA_AUTO_FREE char *text =
@@ -317,7 +317,7 @@ static int apply_descriptor(struct bundle *b, const struct new_top *new,
     struct prl_edit e = {0};
     char braced[PRL_GUID_TEXT];
     prl_guid_text(guid, braced);
-    for (size_t i = 0; i < d->n_storages; i++) {
+    for (size_t i = 0; i < b->n_parts; i++) {
         const struct prl_image *image = prl_image_find(&d->storages[i], d->top);
         RHEA_AUTO_FREE char *file = prl_xml_escape(new->files[i]->name);
         prl_edit_replace(&e, image->type_text, "Compressed");
