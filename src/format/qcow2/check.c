@@ -225,6 +225,12 @@ static int check_entry(struct qcow2_checker *c, struct check_table *t,
     if (e.entry & QCOW2_L2_RESERVED)
         qcow2_check_corruption(
             c, "L2 entry 0x%" PRIx64 " has reserved bits set", e.entry);
+    if (e.entry & QCOW2_ZERO && (c->q->version < 3 || qcow2_extended(c->q)))
+        qcow2_check_corruption(c,
+                               "L2 entry 0x%" PRIx64
+                               " has a zero flag, which this kind of image "
+                               "does not know",
+                               e.entry);
     if (e.entry & QCOW2_OFFSET_MASK || external_zero) {
         /* At offset 0 a zero cluster is but a zero cluster. */
         if (!(e.entry & QCOW2_OFFSET_MASK) && !qcow2_extended(c->q) &&
