@@ -1,6 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* rhea-img compare */
+/*
+ * rhea-img compare
+ *
+ * Threads look through the part that both images have, windows of it in turn,
+ * and say nothing: what they find alike is alike. From the first window on in
+ * which anything is different or cannot be read, the images are gone through
+ * again from front to back, and that tells what there is to tell.
+ */
+#include <pthread.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "convert/zero.h"
@@ -15,6 +24,8 @@ enum {
 
     COMPARE_CHUNK = 256 << 10, /* stays in a cache */
     COMPARE_SECTOR = 512,      /* differences are told by sector */
+    COMPARE_WINDOW = 16 << 20, /* what a thread takes at a time */
+    COMPARE_THREADS = 4,
 };
 
 struct compare_side {
@@ -22,6 +33,7 @@ struct compare_side {
     struct rhea_image *image;
     uint64_t size;
     unsigned char *buf;
+    bool silent; /* errors are not printed */
 };
 
 struct compare {
@@ -61,6 +73,12 @@ static int compare_differ(struct compare *c, uint64_t offset)
     return COMPARE_DIFFERENT;
 }
 
+static int compare_fail(const struct compare_side *s, struct rhea_error *err,
+                        int code)
+{
+    return s->silent ? code : tool_fail(s->filename, err, code);
+}
+
 static int compare_status(const struct compare_side *s, uint64_t offset,
                           uint64_t length, struct compare_status *status)
 {
@@ -68,7 +86,7 @@ static int compare_status(const struct compare_side *s, uint64_t offset,
     struct rhea_error err;
 
     if (rhea_image_map(s->image, offset, length, &e, &err) < 0)
-        return tool_fail(s->filename, &err, COMPARE_MAP_FAILED);
+        return compare_fail(s, &err, COMPARE_MAP_FAILED);
     *status = (struct compare_status){
         .length = e.extent.length,
         .allocated = e.extent.kind != RHEA_EXTENT_UNALLOCATED,
@@ -88,7 +106,7 @@ static int compare_read(const struct compare_side *s, uint64_t offset,
     struct rhea_error err;
 
     if (rhea_image_read(s->image, s->buf, len, offset, &err) < 0)
-        return tool_fail(s->filename, &err, COMPARE_READ_FAILED);
+        return compare_fail(s, &err, COMPARE_READ_FAILED);
     return 0;
 }
 
@@ -168,6 +186,112 @@ static int compare_rest(struct compare *c, uint64_t offset, uint64_t total)
     return 0;
 }
 
+/* --- Many windows at a time --- */
+
+struct compare_pool {
+    struct compare *c;
+    uint64_t common, total;
+    pthread_mutex_t lock;
+    uint64_t next; /* the next window */
+    uint64_t done; /* bytes */
+    uint64_t bad;  /* the first window that is to be looked at again */
+};
+
+/* The next window of POOL, which ends at *END; false: there is none, or what
+ * comes is of no interest any more. */
+static bool pool_take(struct compare_pool *pool, uint64_t *offset,
+                      uint64_t *end)
+{
+    bool more;
+
+    pthread_mutex_lock(&pool->lock);
+    *offset = pool->next;
+    more = *offset < pool->common && pool->bad == UINT64_MAX;
+    if (more)
+        pool->next +=
+            RHEA_MIN(pool->common - *offset, (uint64_t)COMPARE_WINDOW);
+    *end = pool->next;
+    pthread_mutex_unlock(&pool->lock);
+    return more;
+}
+
+/* Returns how much is done. */
+static uint64_t pool_put(struct compare_pool *pool, uint64_t offset,
+                         uint64_t end, bool alike)
+{
+    uint64_t done;
+
+    pthread_mutex_lock(&pool->lock);
+    pool->done += end - offset;
+    if (!alike)
+        pool->bad = RHEA_MIN(pool->bad, offset);
+    done = pool->done;
+    pthread_mutex_unlock(&pool->lock);
+    return done;
+}
+
+static void pool_run(struct compare_pool *pool, struct compare *c, bool tell)
+{
+    uint64_t offset, end, len, done;
+
+    while (pool_take(pool, &offset, &end)) {
+        bool alike = true;
+
+        for (uint64_t at = offset; alike && at < end; at += len) {
+            len = end - at;
+            alike = compare_run(c, at, &len) == 0;
+        }
+        done = pool_put(pool, offset, end, alike);
+        if (tell)
+            tool_progress_report(&c->progress, "comparing", done, pool->total);
+    }
+}
+
+static void *pool_thread(void *opaque)
+{
+    struct compare_pool *pool = opaque;
+    struct compare mine = *pool->c;
+
+    mine.quiet = mine.a.silent = mine.b.silent = true;
+    mine.a.buf = aligned_alloc(4096, COMPARE_CHUNK);
+    mine.b.buf = aligned_alloc(4096, COMPARE_CHUNK);
+    /* Without memory the others do it. */
+    if (mine.a.buf && mine.b.buf)
+        pool_run(pool, &mine, false);
+    free(mine.a.buf);
+    free(mine.b.buf);
+    return NULL;
+}
+
+/* The offset up to which both are alike, as far as many threads see it. */
+static uint64_t compare_ahead(struct compare *c, uint64_t common,
+                              uint64_t total)
+{
+    struct compare_pool pool = {.c = c,
+                                .common = common,
+                                .total = total,
+                                .lock = PTHREAD_MUTEX_INITIALIZER,
+                                .bad = UINT64_MAX};
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned n = 0, wanted = (unsigned)RHEA_MIN(processors, COMPARE_THREADS);
+    pthread_t threads[COMPARE_THREADS];
+    struct compare mine = *c;
+
+    if (processors < 2 || common <= COMPARE_WINDOW)
+        return 0;
+    while (n + 1 < wanted &&
+           pthread_create(&threads[n], NULL, pool_thread, &pool) == 0)
+        n++;
+    mine.quiet = mine.a.silent = mine.b.silent = true;
+    pool_run(&pool, &mine, true);
+    while (n)
+        pthread_join(threads[--n], NULL);
+    c->progress = mine.progress;
+    return RHEA_MIN(pool.bad, common);
+}
+
+/* --- From front to back --- */
+
 static int compare_images(struct compare *c)
 {
     uint64_t common = RHEA_MIN(c->a.size, c->b.size);
@@ -180,7 +304,8 @@ static int compare_images(struct compare *c)
         compare_tell(c, "Strict mode: Image size mismatch!\n");
         return COMPARE_DIFFERENT;
     }
-    for (offset = 0; offset < common; offset += len) {
+    c->compared = compare_ahead(c, common, total);
+    for (offset = c->compared; offset < common; offset += len) {
         len = common - offset;
         code = compare_run(c, offset, &len);
         if (code)
