@@ -193,31 +193,40 @@ static int source_class(struct convert_source *s, uint64_t offset,
     return 0;
 }
 
+int convert_find_hole(const struct rhea_extent *e, bool *hole, uint64_t *run,
+                      struct rhea_error *err)
+{
+    uint64_t size, length;
+    int ret;
+
+    *hole = false;
+    if (e->kind != RHEA_EXTENT_DATA || *run < SOURCE_MIN_HOLE || !e->storage)
+        return 0;
+    ret = rhea_storage_size(e->storage, &size, err);
+    if (ret < 0 || e->host >= size)
+        return ret;
+    length = RHEA_MIN(*run, size - e->host);
+    ret = rhea_storage_extent(e->storage, e->host, length, hole, &length, err);
+    if (ret == 0)
+        *run = RHEA_MIN(*run, length);
+    return ret;
+}
+
 /* Turn data that the file system knows to be a hole into zeroes. */
 static int source_find_hole(struct convert_part *part,
                             const struct rhea_image_extent *e,
                             enum convert_kind *kind, uint64_t *run,
                             struct rhea_error *err)
 {
-    uint64_t size, length;
     bool hole;
     int ret;
 
-    if (!part->sparse_file[e->depth] || *run < SOURCE_MIN_HOLE ||
-        !e->extent.storage)
+    if (!part->sparse_file[e->depth])
         return 0;
-    ret = rhea_storage_size(e->extent.storage, &size, err);
-    if (ret < 0 || e->extent.host >= size)
-        return ret;
-    length = RHEA_MIN(*run, size - e->extent.host);
-    ret = rhea_storage_extent(e->extent.storage, e->extent.host, length, &hole,
-                              &length, err);
-    if (ret < 0)
-        return ret;
+    ret = convert_find_hole(&e->extent, &hole, run, err);
     if (hole)
         *kind = CONVERT_ZERO;
-    *run = RHEA_MIN(*run, length);
-    return 0;
+    return ret;
 }
 
 int convert_blame(int ret, struct rhea_image *image, struct rhea_error *err)

@@ -53,6 +53,12 @@ struct convert_run {
 int convert_source_map(struct convert_source *s, uint64_t offset, uint64_t len,
                        struct convert_run *run, struct rhea_error *err);
 
+/* Whether the file system knows the bytes of E to be a hole, from its beginning
+ * for *RUN bytes, which may be made shorter, also where they are none. Not
+ * asked of short runs, nor of what is no plain data. */
+int convert_find_hole(const struct rhea_extent *e, bool *hole, uint64_t *run,
+                      struct rhea_error *err);
+
 /* Name IMAGE in ERR, where that does not do so yet. Returns RET. */
 int convert_blame(int ret, struct rhea_image *image, struct rhea_error *err);
 

@@ -15,6 +15,18 @@ class Compare(tool.Case):
             self.qemu('convert', '-f', 'raw', '-O', fmt, 'a', f'a.{fmt}')
         self.qemu('convert', '-c', '-f', 'raw', '-O', 'qcow2', 'a', 'a.packed')
 
+    def test_the_first_of_many_differences_in_large_images(self):
+        for name in ('a', 'b'):
+            self.qemu('create', '-q', '-f', 'qcow2', '-o',
+                      'preallocation=metadata', name, '300M')
+            self.qemu_io(name, 'qcow2', 'write -P 7 70M 5M',
+                         'write -P 9 190M 1M')
+        self.same('compare', 'a', 'b', code=0)
+        for where in ('260M', '191M', '100M', '71M'):
+            self.qemu_io('b', 'qcow2', f'write -P 5 {where} 512')
+            for args in (('a', 'b'), ('b', 'a')):
+                self.same('compare', *args, code=1)
+
     def test_the_same_contents_in_any_format(self):
         names = ('a', 'a.qcow2', 'a.qed', 'a.packed')
         for one in names:

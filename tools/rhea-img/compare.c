@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "convert/source.h"
 #include "convert/zero.h"
 #include "tool.h"
 
@@ -24,7 +25,7 @@ enum {
 
     COMPARE_CHUNK = 256 << 10, /* stays in a cache */
     COMPARE_SECTOR = 512,      /* differences are told by sector */
-    COMPARE_WINDOW = 16 << 20, /* what a thread takes at a time */
+    COMPARE_WINDOW = 64 << 20, /* what a thread takes at a time */
     COMPARE_THREADS = 4,
 };
 
@@ -50,6 +51,7 @@ struct compare {
 struct compare_status {
     uint64_t length;
     bool allocated, zero, data, compressed;
+    bool hole; /* data that reads as zeroes: preallocated, and never written */
 };
 
 static void compare_tell(const struct compare *c, const char *fmt, ...)
@@ -97,6 +99,8 @@ static int compare_status(const struct compare_side *s, uint64_t offset,
                 e.extent.kind == RHEA_EXTENT_ENCRYPTED,
         .compressed = e.extent.kind == RHEA_EXTENT_COMPRESSED,
     };
+    if (convert_find_hole(&e.extent, &status->hole, &status->length, &err) < 0)
+        return compare_fail(s, &err, COMPARE_MAP_FAILED);
     return 0;
 }
 
@@ -158,7 +162,9 @@ static int compare_run(struct compare *c, uint64_t offset, uint64_t *len)
                      (uintmax_t)offset);
         return COMPARE_DIFFERENT;
     }
-    if (a.zero && b.zero)
+    a.data = a.data && !a.hole;
+    b.data = b.data && !b.hole;
+    if (!a.data && !b.data)
         return 0;
     *len = RHEA_MIN(*len, COMPARE_CHUNK);
     if (a.data && b.data)
@@ -175,7 +181,7 @@ static int compare_rest(struct compare *c, uint64_t offset, uint64_t total)
 
     for (; offset < total; offset += status.length) {
         code = compare_status(s, offset, total - offset, &status);
-        if (!code && status.data) {
+        if (!code && status.data && !status.hole) {
             status.length = RHEA_MIN(status.length, COMPARE_CHUNK);
             code = compare_with_zero(c, s, offset, status.length);
         }
