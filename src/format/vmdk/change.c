@@ -121,10 +121,15 @@ uint64_t vmdk_directory_hole(struct vmdk_extent *x, uint64_t directory,
     uint64_t bytes = (x->h.n_tables - index) * x->h.entry_size;
     uint64_t at = directory + index * x->h.entry_size;
     bool hole;
-    uint64_t run;
+    uint64_t run, size;
     /* Where this cannot be told, the entries are read. */
-    if (at % EMPTY_STEP || !range_inside(at, bytes, x->file_size) ||
-        rhea_storage_extent(x->file, at, bytes, &hole, &run, NULL) || !hole)
+    if (at % EMPTY_STEP || rhea_storage_size(x->file, &size, NULL))
+        return 0;
+    /* A damaged directory may go on past the end of the file. */
+    if (at >= size)
+        return x->h.n_tables - index;
+    bytes = RHEA_MIN(bytes, size - at);
+    if (rhea_storage_extent(x->file, at, bytes, &hole, &run, NULL) || !hole)
         return 0;
     return RHEA_MIN(run, bytes) / x->h.entry_size;
 }
