@@ -165,6 +165,20 @@ static int empty_tables(struct vmdk_extent *x, bool redundant,
     return ret;
 }
 
+/* Where nothing of worth begins once all is empty. The header's word for where
+ * its metadata ends does not go: a wrong one would cut off the rest of it. */
+static uint64_t empty_end(const struct vmdk_extent *x)
+{
+    const struct vmdk_header *h = &x->h;
+    uint64_t bytes = h->n_tables * h->entry_size;
+    uint64_t end = RHEA_MAX(h->overhead, (uint64_t)VMDK_SECTOR);
+    end = RHEA_MAX(end, h->directory + bytes);
+    if (h->redundant)
+        end = RHEA_MAX(end, h->redundant + bytes);
+    end = RHEA_MAX(end, h->descriptor + h->descriptor_size);
+    return div_up(end, h->grain_size) * h->grain_size;
+}
+
 /*
  * Order of writes: tables become zeroes, and others are dropped, in any order;
  * flush; the file is cut off. What they led to is in the parent already, so
@@ -174,7 +188,7 @@ static int empty_sparse(struct vmdk_extent *x, struct rhea_error *err)
 {
     struct blocks *b = &x->blocks;
     RHEA_LOCKED(&b->lock);
-    uint64_t end = div_up(x->h.overhead, x->h.grain_size) * x->h.grain_size;
+    uint64_t end = empty_end(x);
     int ret = blocks_change_begin(b, err);
     if (ret)
         return ret;
@@ -189,8 +203,9 @@ static int empty_sparse(struct vmdk_extent *x, struct rhea_error *err)
     vmdk_forget_holes(x);
     if (!ret)
         ret = rhea_storage_flush(x->file, err);
-    if (!ret)
-        ret = rhea_storage_truncate(x->file, end, err);
+    if (ret || end >= b->file_end)
+        return blocks_change_end(b, ret, err);
+    ret = rhea_storage_truncate(x->file, end, err);
     if (!ret)
         b->file_end = b->grown = x->file_size = end;
     return blocks_change_end(b, ret, err);

@@ -173,8 +173,11 @@ static enum check_state check_choose(struct vmdk_checker *c, uint64_t grain,
     bool differ = b && memcmp(a, b, size) != 0;
     if (differ)
         s_b = check_state(c, b, &host_b);
-    bool take_b = (s_b == CHECK_GRAIN || s_b == CHECK_ZERO) &&
-                  (s == CHECK_BAD || s == CHECK_NONE);
+    /* What a crash has kept out of the first table was not flushed, and is not
+     * what the guest has read since. */
+    bool lost = s == CHECK_NONE && !c->x->h.unclean;
+    bool take_b =
+        (s_b == CHECK_GRAIN || s_b == CHECK_ZERO) && (s == CHECK_BAD || lost);
     if (s == CHECK_BAD)
         check_drop(c, grain, *host, take_b);
     else if (differ)
