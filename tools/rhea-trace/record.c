@@ -146,6 +146,8 @@ static int set_count(struct record *r, const char *text)
 /* 1: the program is to end well. */
 static int set_option(struct record *r, int c, char **argv)
 {
+    int ret;
+
     switch (c) {
     case 'p':
         return add_place(r, optarg);
@@ -171,17 +173,9 @@ static int set_option(struct record *r, int c, char **argv)
     case 'q':
         r->quiet = true;
         return 0;
-    case 'h':
-        help();
-        return 1;
-    case 'V':
-        tool_print_version();
-        return 1;
-    case ':':
-    case '?':
-        return trace_bad_option(c, argv);
     default:
-        return run_option(&r->run, c, optarg);
+        ret = run_option(&r->run, c, optarg);
+        return ret == -ENOENT ? trace_other_option(c, argv, help) : ret;
     }
 }
 

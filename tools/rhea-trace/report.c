@@ -100,14 +100,8 @@ static int set_option(struct report *p, int c, char **argv)
         return set_frames(p, optarg);
     case 'n':
         return set_tracepoint(p, optarg);
-    case 'h':
-        help();
-        return 1;
-    case 'V':
-        tool_print_version();
-        return 1;
     default:
-        return trace_bad_option(c, argv);
+        return trace_other_option(c, argv, help);
     }
 }
 

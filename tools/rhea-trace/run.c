@@ -153,13 +153,22 @@ int run_option(struct run *r, int c, const char *text)
     }
 }
 
-int trace_bad_option(int c, char **argv)
+int trace_other_option(int c, char **argv, void (*help)(void))
 {
-    if (c == ':')
+    switch (c) {
+    case 'h':
+        help();
+        return 1;
+    case 'V':
+        tool_print_version();
+        return 1;
+    case ':':
         tool_error("%s needs an argument", argv[optind - 1]);
-    else
+        return -EINVAL;
+    default:
         tool_error("there is no option %s", argv[optind - 1]);
-    return -EINVAL;
+        return -EINVAL;
+    }
 }
 
 /* --- life ---------------------------------------------------------------- */

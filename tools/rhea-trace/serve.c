@@ -33,6 +33,8 @@ static void help(void)
 /* 1: the program is to end well. */
 static int set_option(struct serve *v, int c, char **argv)
 {
+    int ret;
+
     switch (c) {
     case 'l':
         v->listen = optarg;
@@ -40,17 +42,9 @@ static int set_option(struct serve *v, int c, char **argv)
     case 'q':
         v->quiet = true;
         return 0;
-    case 'h':
-        help();
-        return 1;
-    case 'V':
-        tool_print_version();
-        return 1;
-    case ':':
-    case '?':
-        return trace_bad_option(c, argv);
     default:
-        return run_option(&v->run, c, optarg);
+        ret = run_option(&v->run, c, optarg);
+        return ret == -ENOENT ? trace_other_option(c, argv, help) : ret;
     }
 }
 

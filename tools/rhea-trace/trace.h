@@ -57,7 +57,8 @@ struct run {
 extern const char run_help[];
 
 void run_init(struct run *r);
-/* Take an option; a negative errno where a message was printed. */
+/* Take an option; -ENOENT: it is none of these. Another negative errno where a
+ * message was printed. */
 int run_option(struct run *r, int c, const char *text);
 /* "1.5", for an option of that name. */
 int run_get_seconds(const char *option, const char *text, double *seconds);
@@ -67,8 +68,9 @@ int run_prepare(struct run *r, char **qemu, struct rhea_error *err);
 int run_signal(void);
 /* Print ERR, end QEMU where RET is a failure or a signal; the exit code. */
 int run_finish(struct run *r, int ret, const struct rhea_error *err);
-/* Print what is wrong with an option that getopt_long refused (`:`, `?`). */
-int trace_bad_option(int c, char **argv);
+/* What every command has, -h and -V: 1, the program is to end well. Else say
+ * what is wrong with an option that getopt_long refused (`:`, `?`). */
+int trace_other_option(int c, char **argv, void (*help)(void));
 
 /* Commands: each gets its arguments from its own name on. */
 int serve_main(int argc, char **argv);
