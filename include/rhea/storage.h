@@ -65,9 +65,9 @@ struct rhea_storage_ops {
      * the size is as before. */
     int (*allocate)(struct rhea_storage *s, uint64_t offset, uint64_t len,
                     struct rhea_error *err);
-    /* The range takes the bytes that FROM has from FROM_OFFSET on, which lie
-     * inside of it, as if they were read and written, but shares its blocks
-     * where both are whole ones; the rest is copied. -ENOTSUP where S can share
+    /* The range takes the bytes that FROM has from FROM_OFFSET on, zeroes past
+     * its end, as if they were read and written, but shares its blocks where
+     * both are whole ones; the rest is copied. -ENOTSUP where S can share
      * none with FROM. LEN may be 0, which asks only whether it can: -ENOTSUP
      * is never the answer after that. NULL: it cannot. */
     int (*clone)(struct rhea_storage *s, uint64_t offset,

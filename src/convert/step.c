@@ -95,7 +95,7 @@ static bool steps_append(struct steps *s, struct step *step,
 static int steps_find_run(struct steps *s, uint64_t offset, struct step *step,
                           struct rhea_error *err)
 {
-    uint64_t end = s->source->size, shortest = s->clone ? s->unit : WINDOW_SIZE;
+    uint64_t end = s->source->size, shortest;
     struct convert_run run;
     unsigned looks = 0;
 
@@ -116,6 +116,8 @@ static int steps_find_run(struct steps *s, uint64_t offset, struct step *step,
     /* The end of the image may be no whole unit. */
     if (offset + step->length < end || step->kind == STEP_CLONE)
         step->length -= step->length % s->unit;
+    /* Where nothing is shared, a window takes short runs along. */
+    shortest = s->can ? s->unit : WINDOW_SIZE;
     if (step->length < shortest)
         *step = (struct step){.offset = offset};
     return 0;
@@ -153,5 +155,5 @@ int steps_find(struct steps *s, uint64_t offset, struct step *step,
     /* Up to the next multiple, also after a run that ended off one. */
     step->length = WINDOW_SIZE - offset % WINDOW_SIZE;
     step->length = RHEA_MIN(step->length, s->source->size - offset);
-    return s->clone ? steps_limit_window(s, step, err) : 0;
+    return s->can ? steps_limit_window(s, step, err) : 0;
 }

@@ -34,9 +34,9 @@ struct steps {
     /* Every step begins at a multiple of it. That of the target (window.h),
      * but where blocks are shared also a multiple of CLONE_BLOCK. */
     unsigned unit;
-    bool clone;                 /* blocks can be shared, as far as is known */
-    struct rhea_storage *asked; /* about this one the answer was: */
-    bool can;
+    bool clone;                 /* blocks may be shared */
+    struct rhea_storage *asked; /* the last storage that data was found in: */
+    bool can;                   /* whether its blocks can be */
 };
 
 /* UNIT: of the windows. */

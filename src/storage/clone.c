@@ -25,7 +25,7 @@ int storage_clone_by_copy(struct rhea_storage *s, uint64_t offset,
         return rhea_error_set(err, ENOMEM, "out of memory");
     while (len) {
         size_t n = (size_t)RHEA_MIN(len, (uint64_t)size);
-        int ret = rhea_storage_read(from, buf, n, from_offset, err);
+        int ret = rhea_storage_read_padded(from, buf, n, from_offset, err);
         if (!ret)
             ret = s->ops->pwrite(s, buf, n, offset, err);
         if (ret)

@@ -177,6 +177,17 @@ class Clone:
         part = shared('target')
         self.assertTrue(0.4 < part < 0.8, part)
 
+    def test_a_last_cluster_that_is_short_of_the_files_end(self):
+        # QEMU reads zeroes there.
+        self.rhea('create', '-q', '-f', 'qcow2', 'short', '4M')
+        self.qemu_io('short', 'qcow2', 'write -P 6 0 1M', 'write -P 7 1M 20k')
+        os.truncate('short', os.path.getsize('short') - 40960)
+        self.qemu('convert', '-f', 'qcow2', '-O', 'raw', 'short', 'raw')
+        for to in ('raw', 'qcow2', 'qed'):
+            self.rhea('convert', '-O', to, 'short', 'target')
+            self.holds(to)
+            os.unlink('target')
+
     def test_chain(self):
         self.rhea('create', '-q', '-f', 'qcow2', '-b', 'raw', '-F', 'raw',
                   'top')
