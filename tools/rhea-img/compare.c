@@ -3,9 +3,11 @@
  * rhea-img compare
  *
  * Threads look through the part that both images have, windows of it in turn,
- * and say nothing: what they find alike is alike. From the first window on in
- * which anything is different or cannot be read, the images are gone through
- * again from front to back, and that tells what there is to tell.
+ * and say nothing: what they find alike is alike. Where there is little to read
+ * they would only wait for each other at the images' tables, and one goes on
+ * alone. From the first window on in which anything is different or cannot be
+ * read, the images are gone through again from front to back, and that tells
+ * what there is to tell.
  */
 #include <pthread.h>
 #include <stdarg.h>
@@ -26,6 +28,7 @@ enum {
     COMPARE_CHUNK = 256 << 10, /* stays in a cache */
     COMPARE_SECTOR = 512,      /* differences are told by sector */
     COMPARE_WINDOW = 64 << 20, /* what a thread takes at a time */
+    COMPARE_DENSE = 4 << 20,   /* read of a window: enough for many threads */
     COMPARE_THREADS = 4,
 };
 
@@ -44,6 +47,7 @@ struct compare {
     unsigned flags;
     struct tool_progress progress;
     uint64_t compared; /* bytes that both have, and are alike */
+    uint64_t read;     /* bytes that had to be read */
     uint64_t mismatch; /* offset of the first difference; UINT64_MAX: none */
 };
 
@@ -99,7 +103,9 @@ static int compare_status(const struct compare_side *s, uint64_t offset,
                 e.extent.kind == RHEA_EXTENT_ENCRYPTED,
         .compressed = e.extent.kind == RHEA_EXTENT_COMPRESSED,
     };
-    if (convert_find_hole(&e.extent, &status->hole, &status->length, &err) < 0)
+    /* What is read in one piece need not be asked about. */
+    if (e.extent.length > COMPARE_CHUNK &&
+        convert_find_hole(&e.extent, &status->hole, &status->length, &err) < 0)
         return compare_fail(s, &err, COMPARE_MAP_FAILED);
     return 0;
 }
@@ -167,6 +173,7 @@ static int compare_run(struct compare *c, uint64_t offset, uint64_t *len)
     if (!a.data && !b.data)
         return 0;
     *len = RHEA_MIN(*len, COMPARE_CHUNK);
+    c->read += *len;
     if (a.data && b.data)
         return compare_data(c, offset, *len);
     return compare_with_zero(c, a.data ? &c->a : &c->b, offset, *len);
@@ -195,61 +202,88 @@ static int compare_rest(struct compare *c, uint64_t offset, uint64_t total)
 /* --- Many windows at a time --- */
 
 struct compare_pool {
-    struct compare *c;
+    const struct compare *c; /* silent, to be copied */
     uint64_t common, total;
     pthread_mutex_t lock;
-    uint64_t next; /* the next window */
-    uint64_t done; /* bytes */
+    uint64_t next; /* up to here everything is alike or taken */
     uint64_t bad;  /* the first window that is to be looked at again */
+    bool dense;    /* there was enough to read in the last window */
 };
 
-/* The next window of POOL, which ends at *END; false: there is none, or what
- * comes is of no interest any more. */
-static bool pool_take(struct compare_pool *pool, uint64_t *offset,
-                      uint64_t *end)
+static bool pool_wants_more(const struct compare_pool *pool)
 {
-    bool more;
+    return pool->next < pool->common && pool->bad == UINT64_MAX;
+}
+
+/* Goes through one window from *OFFSET on, which is moved to where it stopped.
+ * A run without data may be longer than any number of windows. */
+static int pool_look(struct compare_pool *pool, struct compare *c,
+                     uint64_t *offset, bool *dense)
+{
+    uint64_t end = *offset + COMPARE_WINDOW, before = c->read, len;
+    int code = 0;
+
+    while (*offset < RHEA_MIN(end, pool->common)) {
+        len = pool->common - *offset;
+        code = compare_run(c, *offset, &len);
+        if (code)
+            break;
+        *offset += len;
+    }
+    *dense = c->read - before >= COMPARE_DENSE;
+    return code;
+}
+
+/* What is known after the window at OFFSET, which ended at SEEN. */
+static void pool_note(struct compare_pool *pool, uint64_t offset, uint64_t seen,
+                      bool dense, bool alike)
+{
+    pool->dense = dense;
+    if (alike)
+        pool->next = RHEA_MAX(pool->next, seen);
+    else
+        pool->bad = RHEA_MIN(pool->bad, offset);
+}
+
+/* The next window of POOL that is worth a thread of its own; false: there is
+ * none, or what comes is of no interest any more. */
+static bool pool_take(struct compare_pool *pool, struct compare *c,
+                      uint64_t *offset)
+{
+    bool more, dense;
+    uint64_t seen;
+    int code;
 
     pthread_mutex_lock(&pool->lock);
+    while (pool_wants_more(pool) && !pool->dense) {
+        *offset = seen = pool->next;
+        code = pool_look(pool, c, &seen, &dense);
+        pool_note(pool, *offset, seen, dense, code == 0);
+    }
+    more = pool_wants_more(pool);
     *offset = pool->next;
-    more = *offset < pool->common && pool->bad == UINT64_MAX;
     if (more)
         pool->next +=
             RHEA_MIN(pool->common - *offset, (uint64_t)COMPARE_WINDOW);
-    *end = pool->next;
     pthread_mutex_unlock(&pool->lock);
     return more;
 }
 
-/* Returns how much is done. */
-static uint64_t pool_put(struct compare_pool *pool, uint64_t offset,
-                         uint64_t end, bool alike)
-{
-    uint64_t done;
-
-    pthread_mutex_lock(&pool->lock);
-    pool->done += end - offset;
-    if (!alike)
-        pool->bad = RHEA_MIN(pool->bad, offset);
-    done = pool->done;
-    pthread_mutex_unlock(&pool->lock);
-    return done;
-}
-
 static void pool_run(struct compare_pool *pool, struct compare *c, bool tell)
 {
-    uint64_t offset, end, len, done;
+    uint64_t offset, seen;
+    bool dense;
+    int code;
 
-    while (pool_take(pool, &offset, &end)) {
-        bool alike = true;
-
-        for (uint64_t at = offset; alike && at < end; at += len) {
-            len = end - at;
-            alike = compare_run(c, at, &len) == 0;
-        }
-        done = pool_put(pool, offset, end, alike);
+    while (pool_take(pool, c, &offset)) {
+        seen = offset;
+        code = pool_look(pool, c, &seen, &dense);
+        pthread_mutex_lock(&pool->lock);
+        pool_note(pool, offset, seen, dense, code == 0);
+        pthread_mutex_unlock(&pool->lock);
         if (tell)
-            tool_progress_report(&c->progress, "comparing", done, pool->total);
+            tool_progress_report(&c->progress, "comparing", offset,
+                                 pool->total);
     }
 }
 
@@ -258,7 +292,6 @@ static void *pool_thread(void *opaque)
     struct compare_pool *pool = opaque;
     struct compare mine = *pool->c;
 
-    mine.quiet = mine.a.silent = mine.b.silent = true;
     mine.a.buf = aligned_alloc(4096, COMPARE_CHUNK);
     mine.b.buf = aligned_alloc(4096, COMPARE_CHUNK);
     /* Without memory the others do it. */
@@ -273,22 +306,24 @@ static void *pool_thread(void *opaque)
 static uint64_t compare_ahead(struct compare *c, uint64_t common,
                               uint64_t total)
 {
-    struct compare_pool pool = {.c = c,
+    struct compare silent = *c, mine;
+    struct compare_pool pool = {.c = &silent,
                                 .common = common,
                                 .total = total,
                                 .lock = PTHREAD_MUTEX_INITIALIZER,
-                                .bad = UINT64_MAX};
+                                .bad = UINT64_MAX,
+                                .dense = true};
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     unsigned n = 0, wanted = (unsigned)RHEA_MIN(processors, COMPARE_THREADS);
     pthread_t threads[COMPARE_THREADS];
-    struct compare mine = *c;
 
     if (processors < 2 || common <= COMPARE_WINDOW)
         return 0;
+    silent.quiet = silent.a.silent = silent.b.silent = true;
+    mine = silent;
     while (n + 1 < wanted &&
            pthread_create(&threads[n], NULL, pool_thread, &pool) == 0)
         n++;
-    mine.quiet = mine.a.silent = mine.b.silent = true;
     pool_run(&pool, &mine, true);
     while (n)
         pthread_join(threads[--n], NULL);
