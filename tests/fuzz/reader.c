@@ -325,12 +325,9 @@ void reader_run(const struct rhea_format_ops *format,
         reader_repair(format, image, RHEA_FIX_LEAKS | RHEA_FIX_ERRORS);
         if (format->write) {
             reader_change(format, image, writer_run, true, seed);
-            /* A VHD that shrinks may keep room in its middle, and a Parallels
-             * image whose last cluster is discarded at its end. */
+            /* A VHD that shrinks may keep room in its middle. */
             reader_change(format, image, changes_run,
-                          strcmp(format->name, "vpc") != 0 &&
-                              strcmp(format->name, "parallels") != 0,
-                          seed);
+                          strcmp(format->name, "vpc") != 0, seed);
         }
     }
 }

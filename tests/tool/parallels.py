@@ -283,6 +283,44 @@ class Files(tool.Images):
         guest[65536:131072] = bytes(65536)
         self.repaired(guest)
 
+    def test_a_discarded_end_is_cut_off(self):
+        """Of guest clusters and of bitmaps' that were there before, but of
+        nothing that somebody needs."""
+        name = 'e4f2eed0-37fe-4539-b50b-85d2e7fd235f'
+        for extended in (True, False):
+            with self.subTest(extended=extended):
+                hds = self.make(8, extended)
+                guest = bytearray(prl.disk_bytes(hds.size, [hds]))
+                end = os.path.getsize('x')
+                self.io('x', 'discard 320k 192k')
+                guest[320 << 10:] = bytes(192 << 10)
+                self.assertEqual(os.path.getsize('x'), end - 3 * 65536)
+                self.repaired(guest)
+                # What the file has behind the last cluster goes, too.
+                os.truncate('x', end + 5 * 65536)
+                self.io('x', 'write -P 5 64k 64k', 'discard 192k 64k')
+                guest[64 << 10:128 << 10] = b'\5' * 65536
+                guest[192 << 10:256 << 10] = bytes(65536)
+                self.assertEqual(os.path.getsize('x'), end - 3 * 65536)
+                self.repaired(guest)
+                self.rhea('bitmap', '--add', '-g', '512', 'x', name)
+                self.io('x', 'write -P 6 1k 512', 'write -P 7 400k 1k')
+                guest[1024:1536] = b'\6' * 512
+                guest[400 << 10:401 << 10] = b'\7' * 1024
+                self.repaired(guest, extension=True)
+                # The bitmap, behind the guest's last cluster, moves up.
+                before = os.path.getsize('x')
+                self.io('x', 'discard 384k 64k', 'discard 256k 64k')
+                guest[256 << 10:320 << 10] = bytes(65536)
+                guest[384 << 10:448 << 10] = bytes(65536)
+                self.assertLess(os.path.getsize('x'), before)
+                self.repaired(guest, extension=True)
+                self.assertIn(name, self.rhea('info', 'x').out)
+                self.rhea('bitmap', '--remove', 'x', name)
+                self.io('x', 'discard 0 512k')
+                self.assertEqual(os.path.getsize('x'), end - 8 * 65536)
+                self.repaired(bytes(len(guest)))
+
     def test_bitmaps_are_nobodys_place(self):
         """What the extension had, or is to be written to again, stays."""
         name = 'e4f2eed0-37fe-4539-b50b-85d2e7fd235f'

@@ -78,34 +78,44 @@ static struct rhea_format *change_begin(struct change *c,
     return subject_open_ok(&subject, c->recorder, flags);
 }
 
-/* Every state that a crash of what was recorded can leave. */
+typedef bool change_judge_fn(struct rhea_storage *state, void *opaque,
+                             bool last);
+
+static bool change_judge_state(struct crash *crash,
+                               const struct crash_state *what, uint64_t seed,
+                               change_judge_fn *judge, void *opaque, bool last)
+{
+    struct rhea_storage *state;
+    char text[100];
+    if (!CHECK_OK(crash_build(crash, what, &state, &err), &err))
+        return false;
+    bool good = judge(state, opaque, last);
+    rhea_storage_close(state);
+    crash_describe(what, text, sizeof(text));
+    if (!good)
+        printf("# seed %" PRIu64 ", state %s\n", seed, text);
+    return good;
+}
+
+/* Every state that a crash of what was recorded can leave, and the last one. */
 static void change_judge(struct change *c, uint64_t seed,
-                         bool (*judge)(struct rhea_storage *state, void *opaque,
-                                       bool last),
-                         void *opaque)
+                         change_judge_fn *judge, void *opaque)
 {
     struct crash_limits limits = {
         .seed = seed, .subsets = 6, .torn = 2, .orders = 4};
+    struct crash_state end = {
+        .kind = CRASH_PREFIX, .from = c->log.n_ops, .to = c->log.n_ops};
     struct crash_plan plan = {0};
     struct crash crash = {0};
+    bool good = true;
     CHECK_OK(crash_plan(&c->log, &limits, &plan, &err), &err);
     crash_plan_sample(&plan, 400, seed);
     CHECK_OK(crash_init(&crash, c->before, &c->log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool last = plan.states[i].kind == CRASH_PREFIX &&
-                    plan.states[i].to == c->log.n_ops;
-        bool good = judge(state, opaque, last);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# seed %" PRIu64 ", state %s\n", seed, text);
-            break;
-        }
-    }
+    for (size_t i = 0; good && i < plan.n_states; i++)
+        good = change_judge_state(&crash, &plan.states[i], seed, judge, opaque,
+                                  false);
+    if (good)
+        change_judge_state(&crash, &end, seed, judge, opaque, true);
     CHECK(plan.n_states > 4);
     crash_plan_finish(&plan);
     crash_finish(&crash);
@@ -344,6 +354,7 @@ static bool discard_is_good(struct rhea_storage *state, void *opaque, bool last)
     struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
     struct rhea_check check = subject_checked(f, 0);
     bool good = CHECK(check.corruptions + check.errors <= 1) &&
+                CHECK(!last || check.leaks == 0) &&
                 CHECK_OK(read_all(f, guest, false), &err);
     for (uint64_t i = 0; good && i < SECTORS; i++) {
         const uint8_t *p = guest + i * SECTOR;
@@ -355,7 +366,8 @@ static bool discard_is_good(struct rhea_storage *state, void *opaque, bool last)
     return good;
 }
 
-/* Nor is a place used again while something may still lead to it. */
+/* Nor is a place used again, or cut off, while something may still lead to it.
+ */
 static void a_crash_while_discarding_leaves_what_was_or_zeroes(void)
 {
     static struct discard_model m;
@@ -389,6 +401,13 @@ static void a_crash_while_discarding_leaves_what_was_or_zeroes(void)
             }
             if (test_random(&random) % 4 == 0)
                 CHECK_OK(f->ops->flush(f, &err), &err);
+        }
+        if (seed % 3) {
+            uint64_t first = SECTORS / cluster / 2 * cluster;
+            CHECK_OK(f->ops->discard(f, first * SECTOR,
+                                     (SECTORS - first) * SECTOR, &err),
+                     &err);
+            discard_note(&m, first, SECTORS - first, 0);
         }
         CHECK_OK(f->ops->close(f, &err), &err);
         change_judge(&c, seed, discard_is_good, &m);

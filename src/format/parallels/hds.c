@@ -18,9 +18,10 @@
  * file first, see hds_gaps.c):
  *   1. before the first change the header's sector is written: in use, no
  *      extension, not empty; flush;
- *   2. on close, after all that was cached and a flush, the extension with its
- *      bitmaps is written to clusters of its own; flush;
- *   3. the header's sector: the extension, closed; flush.
+ *   2. on close, after all that was cached and a flush, what nobody uses at the
+ *      end of the file is cut off where clusters were discarded;
+ *   3. the extension with its bitmaps is written to clusters of its own; flush;
+ *   4. the header's sector: the extension, closed; flush.
  * So a crash loses the bitmaps, never leaves any that are out of date.
  */
 #include "format/parallels/hds.h"
@@ -321,10 +322,11 @@ int hds_close(struct rhea_format *f, struct rhea_error *err)
     int ret = 0;
     if (h->blocks.writable) {
         ret = blocks_flush(&h->blocks, err);
-        if (!ret) {
-            RHEA_LOCKED(&h->blocks.lock);
+        RHEA_LOCKED(&h->blocks.lock);
+        if (!ret && h->discarded)
+            ret = hds_cut_end(h, err);
+        if (!ret)
             ret = hds_settle(h, err);
-        }
     }
     hds_destroy(h);
     return ret;

@@ -115,6 +115,8 @@ struct hds {
     bool empty_flag;
     uint32_t closed; /* what in_use is to be once it is closed */
     bool marked;     /* the header says that it is in use by us */
+    bool discarded;  /* entries were dropped: the file may end in unused places
+                      */
     struct hds_extension ext;
     struct hds_gaps gaps;
 };
@@ -199,6 +201,9 @@ int hds_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
                 struct rhea_error *err);
 /* The table is about to be changed as a whole. */
 void hds_gaps_forget(struct hds *h);
+/* Cut off what nobody uses at the end of the file. The table is durable, and
+ * nobody else uses the image: a write that has begun could still go there. */
+int hds_cut_end(struct hds *h, struct rhea_error *err);
 
 /* --- hds_create.c --- */
 struct hds_layout {

@@ -15,7 +15,9 @@
  * A cluster that is discarded loses its entry, and the file's blocks with it.
  * Its place is not used again before the image is next opened: the entry may
  * not be durable, and a write that has begun may still go there. After a crash
- * it holds what it did or zeroes, as a discard may leave it.
+ * it holds what it did or zeroes, as a discard may leave it. On closing, behind
+ * the flush of the table, what is left of such places at the end of the file is
+ * cut off; see hds.c.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -149,6 +151,7 @@ static int discard_entries(struct hds *h, uint64_t first, size_t count,
             continue;
         uint64_t host = hds_host(h, load_le32(entry));
         ret = hds_entry_set(h, first + i, 0, err);
+        h->discarded = true;
         /* What is damaged is left alone. */
         if (!ret && h->gaps.used.words && !h->gaps.shared &&
             hds_host_valid(h, host))
@@ -218,5 +221,49 @@ int hds_discard(struct rhea_format *f, uint64_t offset, uint64_t len,
         ret = discard_some(h, first, count, err);
         first += count;
     }
+    return ret;
+}
+
+/* --- The end of the file --- */
+
+struct gaps_end {
+    struct hds *h;
+    uint64_t end; /* of the last cluster so far */
+};
+
+static int end_find(void *opaque, uint64_t host, struct rhea_error *err)
+{
+    struct gaps_end *e = opaque;
+    (void)err;
+    e->end = RHEA_MAX(e->end, host + e->h->cluster_size);
+    return 0;
+}
+
+static int end_find_entry(void *opaque, uint64_t index, uint32_t entry,
+                          struct rhea_error *err)
+{
+    struct gaps_end *e = opaque;
+    (void)index;
+    return end_find(opaque, hds_host(e->h, entry), err);
+}
+
+int hds_cut_end(struct hds *h, struct rhea_error *err)
+{
+    struct hds_extension *ext = &h->ext;
+    struct gaps_end e = {.h = h, .end = h->data_start};
+    /* What is not known may have clusters anywhere. */
+    if ((ext->unknown || ext->broken) && !ext->stale)
+        return 0;
+    int ret = hds_each_entry(h, 0, end_find_entry, &e, err);
+    /* One that is yet to be written needs none of its old places. */
+    if (!ret && !ext->changed)
+        ret = hds_extension_each(h, end_find, &e, err);
+    if (ret || e.end >= h->blocks.file_end)
+        return ret;
+    ret = rhea_storage_truncate(h->base.storage, e.end, err);
+    h->blocks.file_end = h->blocks.grown = hds_grid_up(h, e.end);
+    while (ext->n_spare && ext->spare[ext->n_spare - 1] >= e.end)
+        ext->n_spare--;
+    hds_gaps_forget(h);
     return ret;
 }

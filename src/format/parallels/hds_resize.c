@@ -33,7 +33,6 @@ struct hds_move {
     struct hds *h;
     uint64_t below;     /* clusters that begin before this are in the way */
     struct bitmap seen; /* a bit for each place that they may begin in */
-    uint64_t end;       /* of the last cluster */
     bool dropped;       /* there were entries behind the disk's end */
 };
 
@@ -154,28 +153,6 @@ static int resize_drop(struct hds_move *m, struct rhea_error *err)
     return ret || !m->dropped ? ret : hds_write_back(m->h, err);
 }
 
-static int cut_find_end(void *opaque, uint64_t index, uint32_t entry,
-                        struct rhea_error *err)
-{
-    struct hds_move *m = opaque;
-    (void)index;
-    (void)err;
-    m->end = RHEA_MAX(m->end, hds_host(m->h, entry) + m->h->cluster_size);
-    return 0;
-}
-
-/* What the file holds behind the last cluster is nobody's. */
-static int resize_cut(struct hds *h, struct rhea_error *err)
-{
-    struct hds_move m = {.h = h, .end = h->data_start};
-    int ret = hds_each_entry(h, 0, cut_find_end, &m, err);
-    if (!ret && m.end < h->blocks.file_end) {
-        ret = rhea_storage_truncate(h->base.storage, m.end, err);
-        h->blocks.file_end = h->blocks.grown = hds_grid_up(h, m.end);
-    }
-    return ret;
-}
-
 /* What the last cluster holds behind the old end must not show. */
 static int resize_clear(struct hds *h, struct rhea_error *err)
 {
@@ -208,7 +185,7 @@ static int resize_grow(struct hds *h, uint64_t size, uint32_t entries,
     h->entries = entries;
     h->table_end = table_end;
     h->data_start = data_start;
-    return m.dropped ? resize_cut(h, err) : 0;
+    return m.dropped ? hds_cut_end(h, err) : 0;
 }
 
 static int resize_shrink(struct hds *h, uint64_t size, uint32_t entries,
@@ -219,7 +196,7 @@ static int resize_shrink(struct hds *h, uint64_t size, uint32_t entries,
         return ret;
     h->entries = entries;
     h->table_end = HDS_HEADER + 4 * (uint64_t)entries;
-    return resize_cut(h, err);
+    return hds_cut_end(h, err);
 }
 
 static int resize_check(const struct hds *h, const struct rhea_resize *how,
