@@ -628,6 +628,44 @@ class Vhdx(tool.Case):
         if vhdx.read(name).sector == 512 and vhdx.read(name).kind != vhdx.DIFF:
             self.sound(name, 'vhdx')
 
+    def test_what_became_free_is_used_again(self):
+        """By a disk that grows again, and of what QEMU has left unused."""
+        for options in ('block_size=1M', 'block_size=2M,subformat=fixed'):
+            with self.subTest(options=options):
+                self.create('new', '24M', options)
+                self.io('new', 'write -P 1 16M 8M', 'write -P 2 0 4M',
+                        'write -P 3 8M 2M')
+                self.shrink('new', 10 * MIB)
+                self.rhea('resize', 'new', '24M')
+                size = os.path.getsize('new')
+                self.io('new', 'write -P 4 20M 4M')
+                if 'fixed' not in options:
+                    self.assertEqual(os.path.getsize('new'), size)
+                self.rhea('check', 'new')
+                self.sound('new', 'vhdx')
+                want = (b'\2' * 4 * MIB + bytes(4 * MIB) + b'\3' * 2 * MIB +
+                        bytes(10 * MIB) + b'\4' * 4 * MIB)
+                self.assertTrue(self.raw('new') == want)
+                self.assertTrue(vhdx.flatten(vhdx.read('new')) == want)
+                self.qemu_io('new', 'vhdx', 'write -P 5 10M 3M')
+                self.io('new', 'write -P 6 14M 2M')
+                self.rhea('check', 'new')
+                self.sound('new', 'vhdx')
+                want = (want[:10 * MIB] + b'\5' * 3 * MIB + bytes(MIB) +
+                        b'\6' * 2 * MIB + want[16 * MIB:])
+                self.assertTrue(self.raw('new') == want)
+                self.qemu('convert', '-O', 'raw', 'new', 'theirs')
+                self.assertTrue(contents('theirs') == want)
+        self.qemu('create', '-q', '-f', 'vhdx', '-o',
+                  'subformat=fixed,block_size=1M', 'theirs.vhdx', '8M')
+        size = os.path.getsize('theirs.vhdx')
+        self.io('theirs.vhdx', 'write -P 7 2M 3M')
+        self.assertEqual(os.path.getsize('theirs.vhdx'), size)
+        self.sound('theirs.vhdx', 'vhdx')
+        self.qemu('convert', '-O', 'raw', 'theirs.vhdx', 'theirs')
+        self.assertTrue(contents('theirs') == bytes(2 * MIB) +
+                        b'\7' * 3 * MIB + bytes(3 * MIB))
+
     def test_shrinking_a_child(self):
         base = vhdx.Image(9 * MIB).scatter(1, 1).write('0.vhdx')
         child = base.child('0.vhdx').scatter(2, 0.7).write('1.vhdx')

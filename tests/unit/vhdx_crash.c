@@ -12,14 +12,30 @@ enum { BLOCK = 1 << 20, SPREAD = 100 * SECTOR };
 /* Six blocks, and one that nothing is written to. */
 #define DISK ((uint64_t)7 * BLOCK)
 
+/* The file has places that nobody uses, with anything in them, for new blocks
+ * to go to. */
+static void leave_gaps(struct rhea_storage *s, unsigned n)
+{
+    static uint8_t junk[SPREAD];
+    uint64_t end;
+    memset(junk, 0xee, sizeof(junk));
+    CHECK_OK(rhea_storage_size(s, &end, &err), &err);
+    CHECK_OK(rhea_storage_truncate(s, end + n * BLOCK, &err), &err);
+    for (unsigned i = 0; i < n; i++)
+        CHECK_OK(rhea_storage_write(s, junk, SPREAD, end + i * BLOCK, &err),
+                 &err);
+}
+
 static struct rhea_storage *make(bool over, uint64_t seed)
 {
     const char *options = seed % 3 == 2
                               ? "block_size=1M logical_sector_size=4096"
                           : seed % 4 == 0 ? "block_size=1M block_state_zero=off"
                                           : "block_size=1M";
-    return over ? vhdx_make_child(DISK, options, options)
-                : vhdx_make(DISK, options, NULL);
+    struct rhea_storage *s = over ? vhdx_make_child(DISK, options, options)
+                                  : vhdx_make(DISK, options, NULL);
+    leave_gaps(s, seed % 5 < 2 ? 3 : 0);
+    return s;
 }
 
 /* A log that is in use is one that can be replayed. */
@@ -441,6 +457,105 @@ static void changes_of_the_whole_image_survive_crashes(void)
     }
 }
 
+/* --- Places that became free ---------------------------------------------- */
+
+/* Blocks 4 and 5 lie before those that stay when the disk shrinks; what is
+ * written when it has grown again goes to where they were, or, where the BAT
+ * moves, to where that was. */
+enum { STAYS = 3, WRITTEN = 4, FREED = 2 };
+
+static struct {
+    uint64_t large;
+    size_t ops[WRITTEN]; /* when it was durable */
+} reuse;
+
+static bool reuse_block_holds(struct rhea_format *f, unsigned i, size_t durable)
+{
+    static uint8_t b[SPREAD];
+    bool again = i >= STAYS && i < STAYS + WRITTEN;
+    if ((uint64_t)(i + 1) * BLOCK > f->size)
+        return CHECK(i >= STAYS && (!again || durable < reuse.ops[i - STAYS]));
+    CHECK_OK(vhdx_read(f, b, SPREAD, (uint64_t)i * BLOCK, BELOW), &err);
+    if (!CHECK(memcmp(b, b + 1, SPREAD - 1) == 0))
+        return false;
+    if (!again)
+        return CHECK_EQ(b[0], i + 1);
+    bool before = b[0] == i + 1 || b[0] == 0 || b[0] == BELOW;
+    return CHECK(b[0] == 0x40 + i ||
+                 (before && durable < reuse.ops[i - STAYS]));
+}
+
+static bool reuse_look(struct rhea_storage *state, size_t durable, size_t to)
+{
+    (void)to;
+    bool good = has_whole_log(state);
+    struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_WRITE);
+    struct rhea_check check = vhdx_checked(f, 0);
+    good = good && CHECK_EQ(check.corruptions + check.errors, 0) &&
+           CHECK(f->size == DISK || f->size == STAYS * BLOCK ||
+                 f->size == reuse.large);
+    for (unsigned i = 0; good && i < STAYS + WRITTEN; i++)
+        good = reuse_block_holds(f, i, durable);
+    vhdx_close_ok(f);
+    return good;
+}
+
+static int reuse_write(struct rhea_format *f, unsigned block, unsigned value)
+{
+    static uint8_t bytes[SPREAD];
+    memset(bytes, (int)value, sizeof(bytes));
+    return f->ops->write(f, (uint64_t)block * BLOCK, bytes, SPREAD, &err);
+}
+
+/* Returns how much longer the file has become. */
+static uint64_t reuse_record(struct rhea_storage *recorder,
+                             struct record_log *log)
+{
+    const struct rhea_resize less = {.size = STAYS * BLOCK, .shrink = true};
+    uint64_t before = 0, after = 0;
+    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    CHECK_OK(rhea_storage_size(recorder, &before, &err), &err);
+    CHECK_OK(f->ops->resize(f, &less, &err), &err);
+    CHECK_OK(change_size(f, reuse.large), &err);
+    for (unsigned i = 0; i < WRITTEN; i++) {
+        CHECK_OK(reuse_write(f, STAYS + i, 0x40 + STAYS + i), &err);
+        if (i % 2)
+            CHECK_OK(f->ops->flush(f, &err), &err);
+        reuse.ops[i & ~1U] = reuse.ops[i] = log->n_ops;
+    }
+    vhdx_close_ok(f);
+    CHECK_OK(rhea_storage_size(recorder, &after, &err), &err);
+    return after - before;
+}
+
+static void reuse_once(bool child, uint64_t large, uint64_t grown)
+{
+    static const unsigned order[] = {4, 5, 0, 1, 2};
+    struct rhea_storage *s = make(child, 3), *before, *recorder;
+    struct record_log log = {0};
+    struct rhea_format *f = vhdx_open_ok(s, RHEA_FORMAT_WRITE);
+    for (unsigned i = 0; i < RHEA_ARRAY_SIZE(order); i++)
+        CHECK_OK(reuse_write(f, order[i], order[i] + 1), &err);
+    vhdx_close_ok(f);
+    reuse.large = large;
+    CHECK_OK(memory_snapshot(&before, s, &err), &err);
+    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    CHECK_EQ(reuse_record(recorder, &log), grown * BLOCK);
+    crash_states(before, &log, 300, reuse_look);
+    rhea_storage_close(recorder);
+    rhea_storage_close(before);
+    record_log_finish(&log);
+}
+
+static void a_place_that_became_free_is_used_again(void)
+{
+    for (unsigned child = 0; child < 2; child++) {
+        reuse_once(child, DISK, WRITTEN - FREED);
+        /* The new BAT, of 2 MiB, goes to the end, and leaves 1 MiB. */
+        reuse_once(child, LARGE, 2 + WRITTEN - FREED - 1);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_init(argc, argv);
@@ -453,5 +568,6 @@ int main(int argc, char **argv)
     TEST(the_log_begins_anew_where_its_ring_ends);
     TEST(many_bitmaps_are_written_in_order);
     TEST(changes_of_the_whole_image_survive_crashes);
+    TEST(a_place_that_became_free_is_used_again);
     return test_finish();
 }

@@ -232,6 +232,7 @@ static int backing_find_end(void *opaque, const struct vhdx_entry *e,
  * it is a leak. */
 int vhdx_cut_off(struct vhdx *v, struct rhea_error *err)
 {
+    vhdx_gaps_forget(v);
     v->scan_end = VHDX_SECTION_END;
     for (size_t i = 0; i < v->n_taken; i++)
         v->scan_end =

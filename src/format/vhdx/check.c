@@ -267,6 +267,7 @@ static int check_cut_off(struct vhdx_checker *c, uint64_t end,
         ret = rhea_storage_truncate(v->base.storage, end, err);
     if (ret)
         return ret;
+    vhdx_gaps_forget(v);
     v->blocks.file_end = end;
     v->blocks.grown = 0;
     return 0;

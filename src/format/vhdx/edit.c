@@ -140,4 +140,5 @@ void vhdx_bat_moved(struct vhdx *v, const struct vhdx_range *bat)
         if (v->taken[i].offset == v->bat_region.offset)
             v->taken[i] = *bat;
     v->bat_region = *bat;
+    vhdx_gaps_forget(v);
 }

@@ -187,6 +187,7 @@ static int open_all(struct vhdx *v, const struct rhea_format_open *how,
 
 static void vhdx_destroy(struct vhdx *v)
 {
+    vhdx_gaps_forget(v);
     table_finish(&v->tables);
     blocks_finish(&v->blocks);
     rhea_storage_close(v->overlay);

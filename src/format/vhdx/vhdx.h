@@ -10,6 +10,7 @@
 
 #include <rhea/format.h>
 
+#include "base/bitmap.h"
 #include "base/uuid.h"
 #include "format/blocks.h"
 #include "format/table.h"
@@ -52,6 +53,13 @@ struct vhdx_log {
     bool unsettled;    /* from entry TAIL on, what was written may not be
                           durable in its places */
     uint32_t tail;
+};
+
+/* MiB of the file that nobody uses; see gaps.c. */
+struct vhdx_gaps {
+    bool known;         /* what follows has been found out */
+    struct bitmap used; /* those past its end are not looked at */
+    uint64_t next;      /* there is no room for a block before this one */
 };
 
 enum vhdx_item {
@@ -110,6 +118,7 @@ struct vhdx {
 
     struct blocks blocks;
     struct table tables; /* pages of the BAT and of sector bitmaps */
+    struct vhdx_gaps gaps;
 };
 
 extern const struct rhea_format_ops rhea_format_vhdx;
@@ -254,6 +263,14 @@ int vhdx_bits_place(struct vhdx *v, uint64_t block, uint64_t *place,
 extern const struct blocks_ops vhdx_blocks_ops;
 int vhdx_bat_set(struct vhdx *v, uint64_t place, uint64_t entry,
                  struct rhea_error *err);
+
+/* --- gaps.c; with the lock held --- */
+/* The next place for blocks that nobody uses: of at most *COUNT, which is 0
+ * where there is none. It is empty. */
+int vhdx_gap_take(struct vhdx *v, uint64_t *count, uint64_t *host,
+                  struct rhea_error *err);
+/* Something has become free, durably, or the file shorter. */
+void vhdx_gaps_forget(struct vhdx *v);
 
 /* --- check.c --- */
 int vhdx_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,

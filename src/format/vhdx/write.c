@@ -3,7 +3,8 @@
  * The guest's writes: what blocks.c leaves to VHDX.
  *
  * The order is that of blocks.h, with the log in its place (log_write.c), and
- * before all else new GUIDs in the headers (2.2.2). A block of a child that is
+ * before all else new GUIDs in the headers (2.2.2). New blocks go into gaps of
+ * the file first (gaps.c). A block of a child that is
  * not written whole becomes "partially present": its chunk gets a sector bitmap
  * where it has none, the block's bits are set, and then the entry of the block.
  */
@@ -157,6 +158,20 @@ static int link_block(struct vhdx *v, const struct blocks_piece *p,
     return ret ? ret : vhdx_bat_set(v, place, entry, err);
 }
 
+static int write_place(struct blocks *b, uint64_t block, uint64_t *count,
+                       uint64_t *host, struct rhea_error *err)
+{
+    struct vhdx *v = (struct vhdx *)b->format;
+    uint64_t gap = *count;
+    (void)block;
+    int ret = vhdx_gap_take(v, &gap, host, err);
+    if (ret || gap) {
+        *count = gap;
+        return ret;
+    }
+    return blocks_extend(b, *count << v->block_bits, host, err);
+}
+
 static int write_link(struct blocks *b, const struct blocks_piece *piece,
                       struct rhea_error *err)
 {
@@ -185,6 +200,7 @@ static int write_back(struct blocks *b, struct rhea_error *err)
 const struct blocks_ops vhdx_blocks_ops = {
     .map = vhdx_map,
     .begin = write_begin,
+    .place = write_place,
     .link = write_link,
     .zero = write_zero,
     .write_back = write_back,
