@@ -466,14 +466,31 @@ static bool is_in_range(const struct request *q, uint64_t pc)
     return pc >= q->low && pc < q->high;
 }
 
+/* A thread that was to make a step is at PC. Now and then QEMU stops without a
+ * step having been made, and repeated instructions step in place: nobody has
+ * arrived. True where it stands at an instruction that was counted. */
+static bool note_step(struct session *s, const struct running *r,
+                      const char *thread, uint64_t pc)
+{
+    if (pc == r->step_pc) {
+        if (r->was_counted)
+            tracer_stand(&s->tracer, pc);
+        return r->was_counted;
+    }
+    if (r->was_counted && machine_has_interrupted(&s->machine, &r->step_place))
+        tracer_interrupted(&s->tracer, &r->step_place);
+    if (tracer_is_stepping(&s->tracer, thread))
+        tracer_step(&s->tracer, pc);
+    return false;
+}
+
 /* A trap of a thread's: 1 where gdb is to know. STEPPED: the thread that was
  * stepped alone; "": none. */
 static int judge_trap(struct session *s, struct running *r,
                       const struct stop *stop, const char *stepped,
                       struct rhea_error *err)
 {
-    bool traced, of_gdb = false, report, own_step, stepped_it, has = false,
-                 again;
+    bool traced, of_gdb = false, report, own_step, has = false, again = false;
     uint64_t pc;
     int ret = machine_select(&s->machine, stop->thread, err);
 
@@ -484,24 +501,14 @@ static int judge_trap(struct session *s, struct running *r,
     pc = machine_pc(&s->machine);
     own_step = !strcmp(stop->thread, stepped);
     traced = breaks_at(&s->tracer.breaks, pc, false) != NULL;
-    stepped_it = own_step || !strcmp(stop->thread, r->request.stepping);
-    /* Now and then QEMU stops without a step having been made, and repeated
-     * instructions step in place: nobody has arrived. */
-    if (stepped_it && pc == r->step_pc) {
-        if (r->was_counted)
-            tracer_stand(&s->tracer, pc);
-    } else if (stepped_it) {
-        if (r->was_counted &&
-            machine_has_interrupted(&s->machine, &r->step_place))
-            tracer_interrupted(&s->tracer, &r->step_place);
-        if (tracer_is_stepping(&s->tracer, stop->thread))
-            tracer_step(&s->tracer, pc);
-    }
-    again = tracer_returns(&s->tracer);
-    if (again)
+    if (own_step || !strcmp(stop->thread, r->request.stepping))
+        again = note_step(s, r, stop->thread, pc);
+    if (tracer_returns(&s->tracer)) {
         tracer_stand(&s->tracer, pc);
-    else
+        again = true;
+    } else {
         tracer_arrive(&s->tracer, pc);
+    }
     report = at_breakpoint_of_gdb(s, pc, again, &of_gdb);
     if (!strcmp(stop->thread, r->request.stepping))
         report |= r->request.ranged ? !is_in_range(&r->request, pc) : !own_step;

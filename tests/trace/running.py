@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 import judge  # noqa: E402
 import tap  # noqa: E402
-from fake import START, Fake, path_in  # noqa: E402
+from fake import RIP, START, Fake, path_in  # noqa: E402
 from remote import Client, frame, log_of, start_trace  # noqa: E402
 
 TIMEOUT = 1.0  # seconds that rhea-trace gives the stub
@@ -262,6 +262,33 @@ def a_guest_that_only_hits_tracepoints_can_be_stopped():
                           .split(b";")[0], 16) > 5)
 
 
+def a_step_that_was_not_made_prints_nothing_again():
+    """QEMU 7.2 tells of such steps now and then."""
+    steps = []
+
+    def spoil(stub, packet, answer):
+        if packet[:7] == b"vCont;s":
+            steps.append(packet)
+            if len(steps) <= 3:
+                stub.registers[RIP] = PLACE
+                return frame(b"T05thread:01;")
+            return frame(answer)
+        if resumes(packet):
+            # The first time there, then somewhere else.
+            stub.registers[RIP] = PLACE + len(steps) * 4
+        return frame(b"T05thread:01;" if resumes(packet) else answer)
+
+    with Bed(qemu=False) as b:
+        b.spoil = spoil
+        # printf("hot"), on no particular channel.
+        b.ok(b"Z0,%x,1;cmds:0,Xd,2200220034000004686f740027" % PLACE,
+             b"Z0,%x,1" % (PLACE + 16))
+        b.client.send(b"vCont;c")
+        judge.require(b.answer_or_end()[:3] == b"T05")
+        judge.require(len(steps) == 4, steps)
+        judge.require(b.output == b"hot", b.output)
+
+
 # --- during a hit ------------------------------------------------------------------
 
 def spoil_one(start, bad):
@@ -390,6 +417,7 @@ sys.exit(tap.main([
     noise_after_an_interrupt,
     notifications_are_no_stops,
     a_guest_that_only_hits_tracepoints_can_be_stopped,
+    a_step_that_was_not_made_prints_nothing_again,
     memory_that_cannot_be_read_is_left_out,
     registers_that_make_no_sense,
     answers_that_are_too_long_or_never_come,
