@@ -9,7 +9,7 @@
 #include "base/checked.h"
 #include "fuzz.h"
 
-enum { RANGES = 64, USED = 256, SMALLEST = 512 };
+enum { RANGES = 64, USED = 256, LOOKS = 4096, SMALLEST = 512 };
 
 struct mutator {
     struct rhea_storage *s;
@@ -62,13 +62,14 @@ static void mutate_guess(struct mutator *m, struct rhea_format *f)
     struct mutate_used used[USED];
     size_t n = 0;
     uint64_t at = 0;
-    while (at < f->size && n < USED) {
+    /* A damaged image's runs may be short, and it long. */
+    for (unsigned i = 0; at < f->size && n < USED && i < LOOKS; i++) {
         struct rhea_extent x = {0};
         if (f->ops->map(f, at, f->size - at, &x, NULL))
             x = (struct rhea_extent){.length = m->cluster};
         if (x.has_host && x.stored_length)
             used[n++] = (struct mutate_used){x.host, x.host + x.stored_length};
-        at += x.length;
+        at += RHEA_MAX(x.length, (uint64_t)SMALLEST);
     }
     qsort(used, n, sizeof(used[0]), mutate_order);
     at = 0;
