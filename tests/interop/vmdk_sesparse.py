@@ -186,6 +186,136 @@ class Writing(SeSparse):
         self.rhea_io('x.vmdk', 'write 100k 4096')
 
 
+class Growing(SeSparse):
+    def grow(self, model, size, name='x', by='place'):
+        self.rhea('resize', f'{name}.vmdk', size)
+        model += bytes(size - len(model))
+        self.both_read(f'{name}.vmdk', model)
+        return self.is_whole(name, by)
+
+    def test_looks_as_one_that_was_made_so_large(self):
+        """The model is a file with holes."""
+        self.make('x.vmdk', 'subformat=seSparse', '100M', tool.rhea)
+        self.write('model', b'')
+        os.truncate('model', 100 * MIB)
+        for turn, size in enumerate((101, 513, 1100)):
+            with self.subTest(size=size):
+                # More grains than are in the way, and fewer.
+                at = os.path.getsize('model') - (6 + turn) * MIB
+                for where, what in ((at, bytes([turn + 1]) * 4 * MIB),
+                                    (30 * MIB, bytes([turn + 77]) * 12288)):
+                    self.rhea_io('x.vmdk',
+                                 f'write -P {what[0]} {where} {len(what)}')
+                    with open('model', 'r+b') as f:
+                        f.seek(where)
+                        f.write(what)
+                self.rhea('resize', 'x.vmdk', f'{size}M')
+                os.truncate('model', size * MIB)
+                for program in (self.qemu, self.rhea):
+                    program('compare', '-f', 'vmdk', '-F', 'raw', 'x.vmdk',
+                            'model')
+                self.rhea('check', 'x.vmdk')
+                extent = self.is_whole()
+                self.rhea('create', '-q', '-f', 'vmdk', '-o',
+                          'subformat=seSparse', f'new-{size}.vmdk', f'{size}M')
+                self.assertEqual(
+                    extent.data[:512],
+                    contents(f'new-{size}-sesparse.vmdk')[:512])
+
+    def test_images_of_esxi(self):
+        """Whichever way the back map counts, with grains that were unmapped,
+        and areas that are closer together than ours."""
+        for seed, by in enumerate(('place', 'index')):
+            with self.subTest(by=by):
+                rng = random.Random(seed)
+                model = self.put(self.scatter_se(seed), by=by)
+                for turn in range(3):
+                    size = len(model) + rng.randrange(1, 40000) * 512
+                    self.rhea('resize', 'x.vmdk', size)
+                    model += bytes(size - len(model))
+                    self.is_whole(by=by)
+                    self.model_writes('x.vmdk', model, 8, 10 * seed + turn)
+                    self.both_read('x.vmdk', model)
+                    self.is_whole(by=by)
+
+    def test_unmapped_grains_keep_their_places(self):
+        model = self.put(self.scatter_se(7))
+        extent = self.is_whole()
+        places = sorted(extent.grains(), key=lambda g: g[3])
+        for index, number, entry, place in (places[2], places[-1]):
+            self.change((extent.at['tables'] + number * 32768 + entry * 8,
+                         struct.pack('<Q', vmdk.sesparse_entry(1, place))))
+            guest = (index * 4096 + entry) * 4096
+            n = min(4096, len(model) - guest)
+            model[guest:guest + n] = bytes(n)
+        self.both_read('x.vmdk', model)
+        self.rhea('resize', 'x.vmdk', 60 * MIB)
+        model += bytes(60 * MIB - len(model))
+        self.both_read('x.vmdk', model)
+        self.assertEqual(self.check('x.vmdk').get('leaks', 0), 0)
+        extent = vmdk.SeSparse('x-sesparse.vmdk')
+        used = {place for *_, place in extent.grains()}
+        bits = int.from_bytes(extent.part('bitmap'), 'little')
+        self.assertEqual(bits.bit_count(), len(places))
+        self.assertEqual(len(used), len(places) - 2)
+
+    def test_leaks_are_no_more(self):
+        model = self.put(self.scatter_se(3))
+        extent = self.is_whole()
+        n = len(list(extent.grains()))
+        bits = bytearray(extent.part('bitmap'))
+        for place in (n, n + 100, n + 2000):
+            bits[place // 8] |= 1 << place % 8
+        self.change((extent.at['bitmap'], bits))
+        self.rhea('resize', 'x.vmdk', 50 * MIB)
+        model += bytes(50 * MIB - len(model))
+        self.assertLessEqual(self.check('x.vmdk', code=3)['leaks'], 3)
+        self.check('x.vmdk', '-r', 'leaks')
+        self.both_read('x.vmdk', model)
+        self.is_whole()
+
+    def test_a_child_does_not_show_what_is_below(self):
+        self.make('base.vmdk', '', '100M')
+        self.qemu_io('base.vmdk', 'vmdk', 'write -P 1 0 83M')
+        self.rhea('create', '-q', '-f', 'vmdk', '-o', 'subformat=seSparse',
+                  '-b', 'base.vmdk', '-F', 'vmdk', 'x.vmdk', '80M')
+        self.rhea_io('x.vmdk', 'write -P 2 79M 512k')
+        model = bytearray(b'\1' * 80 * MIB)
+        model[79 * MIB:79 * MIB + 524288] = b'\2' * 524288
+        self.grow(model, 95 * MIB)
+        self.rhea_io('x.vmdk', 'write -P 4 82M 512')
+        model[82 * MIB:82 * MIB + 512] = b'\4' * 512
+        self.both_read('x.vmdk', model)
+
+    def test_what_does_not_grow(self):
+        model = self.put(self.scatter_se(1))
+        self.fails(tool.rhea('resize', '--shrink', 'x.vmdk', '10M'),
+                   says='smaller')
+        self.fails(tool.rhea('resize', 'x.vmdk', '65T'), says='64 TiB')
+        self.both_read('x.vmdk', model)
+        extent = self.is_whole()
+        self.change((extent.at['bitmap'], b'\0'))
+        self.fails(tool.rhea('resize', 'x.vmdk', '60M'), says='damaged')
+        self.check('x.vmdk', '-r', 'all')
+        self.grow(model, 60 * MIB)
+
+    def test_a_large_one(self):
+        """Its areas are holes of the file."""
+        self.make('x.vmdk', 'subformat=seSparse', '1T', tool.rhea)
+        self.rhea_io('x.vmdk', f'write -P 1 0 4k', f'write -P 2 {2**40 - 4096}'
+                     ' 4k')
+        self.rhea('resize', 'x.vmdk', '6T')
+        end = 6 * 2**40 - 4096
+        self.rhea_io('x.vmdk', f'write -P 3 {end} 4k')
+        done = tool.execute('qemu-io', '-r', '-c', 'read -P 1 0 4k', '-c',
+                            f'read -P 2 {2**40 - 4096} 4k', '-c',
+                            f'read -P 0 {2**40} 16M', '-c',
+                            f'read -P 3 {end} 4k', 'x.vmdk')
+        self.assertNotIn('fail', self.good(done).out)
+        self.rhea('check', 'x.vmdk')
+        self.assertLess(os.stat('x-sesparse.vmdk').st_blocks * 512, 6 * MIB)
+
+
 class Refusing(SeSparse):
     def test_a_journal_that_is_not_replayed(self):
         self.put(self.scatter_se(1), replay=1)

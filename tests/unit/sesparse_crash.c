@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Repairs of SESparse extents, and emptying them, survive crashes: whatever of
- * either reaches the disk, the guest sees what it saw, or what is below, and
- * the same repair again makes the extent sound.
+ * Repairs of SESparse extents, emptying them and making them larger survive
+ * crashes: whatever of it reaches the disk, the guest sees what it saw, or what
+ * is below, and the same repair again makes the extent sound. One that became
+ * larger in part can be written to, and becomes as large as it was to be.
  */
 #include "base/cleanup.h"
 #include "storage/crash.h"
@@ -15,7 +16,7 @@ enum { SECTOR = 512, STATES = 300, TABLES = 3, EACH = 120 /* sectors */ };
 #define ALL (RHEA_FIX_LEAKS | RHEA_FIX_ERRORS)
 
 static struct rhea_error err;
-static struct rhea_storage *descriptor;
+static struct rhea_storage *descriptor, *new_descriptor;
 
 /* --- The image ----------------------------------------------------------- */
 
@@ -29,7 +30,17 @@ static int files_open(void *opaque, const char *name, bool write,
     return 0;
 }
 
-static struct rhea_files files = {.open = files_open};
+static int files_replace(void *opaque, const char *name, const void *text,
+                         size_t len, struct rhea_error *e)
+{
+    (void)opaque;
+    (void)name;
+    rhea_storage_close(new_descriptor);
+    new_descriptor = vmdk_memory();
+    return rhea_storage_write(new_descriptor, text, len, 0, e);
+}
+
+static struct rhea_files files = {.open = files_open, .replace = files_replace};
 
 static struct rhea_format *open_ok(struct rhea_storage *s, unsigned flags)
 {
@@ -45,6 +56,11 @@ static struct rhea_format *open_ok(struct rhea_storage *s, unsigned flags)
 static void close_ok(struct rhea_format *f)
 {
     CHECK_OK(f->ops->close(f, &err), &err);
+    if (new_descriptor) {
+        rhea_storage_close(descriptor);
+        descriptor = new_descriptor;
+        new_descriptor = NULL;
+    }
 }
 
 /* Guest sector NUMBER of those that are written to. */
@@ -58,13 +74,18 @@ static uint8_t value(unsigned number)
     return (uint8_t)(1 + number % 250);
 }
 
-static struct rhea_storage *make(enum vmdk_test_back back)
+static void put_text(uint64_t size)
 {
     const struct vmdk_shape shape = {.kind = VMDK_SESPARSE};
-    uint8_t bytes[SECTOR];
     rhea_storage_close(descriptor);
     descriptor = vmdk_memory();
-    vmdk_put_text(descriptor, 0, SIZE, &shape);
+    vmdk_put_text(descriptor, 0, size, &shape);
+}
+
+static struct rhea_storage *make(enum vmdk_test_back back)
+{
+    uint8_t bytes[SECTOR];
+    put_text(SIZE);
     struct rhea_storage *s = vmdk_make_sesparse(SIZE, back);
     struct rhea_format *f = open_ok(s, RHEA_FORMAT_WRITE);
     for (unsigned i = 0; i < TABLES * EACH; i++) {
@@ -133,6 +154,50 @@ static int run_empty(struct rhea_format *f)
     return f->ops->make_empty(f, &err);
 }
 
+#define GROWN ((uint64_t)200 << 20)
+#define GROWN_A_BIT ((uint64_t)300 << 20)
+#define GROWN_FAR ((uint64_t)600 << 20)
+
+static int grow(struct rhea_format *f, uint64_t size)
+{
+    const struct rhea_resize how = {.size = size};
+    return f->ops->resize(f, &how, &err);
+}
+
+static int run_grow(struct rhea_format *f)
+{
+    return grow(f, GROWN);
+}
+
+static int run_grow_a_bit(struct rhea_format *f)
+{
+    return grow(f, GROWN_A_BIT);
+}
+
+static int run_grow_far(struct rhea_format *f)
+{
+    return grow(f, GROWN_FAR);
+}
+
+/* As ESXi lays it out, and with other grains in front of those that are
+ * looked at: some of these get in the way, some get other numbers. */
+static void damage_grown(struct rhea_storage *s)
+{
+    static uint8_t others[300 << 12], bytes[SECTOR];
+    struct rhea_format *f = open_ok(s, RHEA_FORMAT_WRITE);
+    CHECK_OK(f->ops->make_empty(f, &err), &err);
+    memset(others, 99, sizeof(others));
+    CHECK_OK(f->ops->write(f, 2 * TABLE_SIZE + (4 << 20), others,
+                           sizeof(others), &err),
+             &err);
+    for (unsigned i = 0; i < TABLES * EACH; i++) {
+        memset(bytes, value(i), sizeof(bytes));
+        CHECK_OK(f->ops->write(f, place(i), bytes, SECTOR, &err), &err);
+    }
+    CHECK_OK(grow(f, GROWN), &err);
+    close_ok(f);
+}
+
 static const struct act {
     const char *name;
     void (*damage)(struct rhea_storage *s);
@@ -144,7 +209,16 @@ static const struct act {
     {"entries", damage_entries, run_repair},
     {"leaks", damage_leaks, run_repair},
     {"empty", NULL, run_empty},
+    {"grow", NULL, run_grow},
+    {"grow in place", damage_grown, run_grow_a_bit},
+    {"grow and move", damage_grown, run_grow_far},
 };
+
+static bool act_grows(const struct act *act)
+{
+    return act->run == run_grow || act->run == run_grow_a_bit ||
+           act->run == run_grow_far;
+}
 
 /* --- Judging ------------------------------------------------------------- */
 
@@ -167,9 +241,55 @@ static bool guest_is_good(struct rhea_format *f, bool may_be_empty)
     return true;
 }
 
+/* SIZE bytes, with a sector in what is new, and zeroes around it. */
+static bool grown_is_good(struct rhea_format *f, uint64_t size)
+{
+    static const uint8_t mark[SECTOR] = {42};
+    struct rhea_check check = {0};
+    uint8_t bytes[SECTOR];
+    uint64_t from = size - (9 << 20);
+    struct rhea_extent x = {0};
+    bool good =
+        CHECK_EQ(f->size, size) && guest_is_good(f, false) &&
+        CHECK_OK(f->ops->write(f, from, mark, SECTOR, &err), &err) &&
+        CHECK_OK(f->ops->map(f, from, SECTOR, &x, &err), &err) &&
+        CHECK_EQ(x.kind, RHEA_EXTENT_DATA) &&
+        CHECK_OK(rhea_storage_read(x.storage, bytes, SECTOR, x.host, &err),
+                 &err) &&
+        CHECK_MEM(bytes, mark, SECTOR);
+    for (uint64_t at = SIZE; good && at < from; at += x.length)
+        good = CHECK_OK(f->ops->map(f, at, from - at, &x, &err), &err) &&
+               CHECK(x.kind != RHEA_EXTENT_DATA ||
+                     (at < SIZE + (8 << 10) && x.length <= 8 << 10));
+    return good && CHECK_OK(f->ops->flush(f, &err), &err) &&
+           CHECK_OK(f->ops->check(f, 0, &check, &err), &err) &&
+           CHECK_EQ(check.corruptions + check.errors + check.leaks, 0);
+}
+
+/* Whatever of it is done, it can be written to, and the rest be done. */
+static bool grows_on(const struct act *act, struct rhea_storage *state)
+{
+    static const uint8_t mark[SECTOR] = {7};
+    struct rhea_format *f = open_ok(state, RHEA_FORMAT_WRITE);
+    uint64_t size = f->size;
+    bool good = guest_is_good(f, false) &&
+                CHECK_OK(f->ops->write(f, 9 << 20, mark, SECTOR, &err), &err);
+    close_ok(f);
+    f = open_ok(state, RHEA_FORMAT_WRITE);
+    good = good && CHECK_OK(act->run(f), &err) &&
+           grown_is_good(f, act->run == run_grow         ? GROWN
+                            : act->run == run_grow_a_bit ? GROWN_A_BIT
+                                                         : GROWN_FAR);
+    close_ok(f);
+    put_text(size);
+    return good;
+}
+
 static bool state_is_good(const struct act *act, struct rhea_storage *state)
 {
     struct rhea_check check = {0};
+    if (act_grows(act) && !grows_on(act, state))
+        return false;
     bool empty = act->run == run_empty;
     struct rhea_format *f =
         open_ok(state, RHEA_FORMAT_CHECK | RHEA_FORMAT_WRITE);
@@ -201,8 +321,10 @@ static void crash_once(const struct act *act, enum vmdk_test_back back)
     CHECK_OK(record_open(&recorder, s, &log, &err), &err);
     struct rhea_format *f =
         open_ok(recorder, RHEA_FORMAT_CHECK | RHEA_FORMAT_WRITE);
+    uint64_t size = f->size;
     CHECK_OK(act->run(f), &err);
     close_ok(f);
+    put_text(size);
     const struct crash_limits limits = {
         .seed = back, .subsets = 6, .torn = 1, .orders = 4};
     struct crash_plan plan = {0};

@@ -38,7 +38,7 @@
 
 /* --- What is possible --- */
 
-static int resize_check_extent(const struct vmdk_extent *x,
+static int resize_check_extent(const struct vmdk_extent *x, uint64_t size,
                                struct rhea_error *err)
 {
     if (x->h.compressed)
@@ -46,9 +46,10 @@ static int resize_check_extent(const struct vmdk_extent *x,
                               "a compressed image (streamOptimized) is written "
                               "once and stays as large as it is; convert it to "
                               "another type to resize it");
-    if (x->kind == VMDK_SESPARSE)
+    if (x->kind == VMDK_SESPARSE && size < x->size)
         return rhea_error_set(err, ENOTSUP,
-                              "an image of type SESparse cannot be resized");
+                              "an image of type SESparse cannot become "
+                              "smaller; convert it");
     if (!x->writable || !x->file)
         return rhea_error_set(err, EACCES,
                               "the disk would end in an extent that can only "
@@ -116,10 +117,10 @@ static int resize_plan(struct resize *r, struct rhea_error *err)
         r->last--;
     const struct vmdk_extent *x = vmdk_resize_last(r);
     r->last_size = RHEA_MIN(r->size - x->start, RHEA_MAX(x->size, r->split));
-    int ret = resize_check_extent(x, err);
+    int ret = resize_check_extent(x, r->last_size, err);
     for (size_t i = r->last + 1; !ret && i < v->n_extents; i++)
         if (v->extents[i].h.compressed)
-            ret = resize_check_extent(&v->extents[i], err);
+            ret = resize_check_extent(&v->extents[i], 0, err);
     if (!ret && r->last_size != x->size)
         ret = resize_check_alone(v, r->last, err);
     return ret ? ret : resize_check_mode(r, err);

@@ -3,12 +3,13 @@
  * The size of a sparse extent.
  *
  * Order of writes when it grows: entries that its last table has behind the old
- * end are dropped; flush; the tables become larger (relayout.c; COWD: a larger
- * directory at the end of the file, flush, the header's first sector); what
- * would show between the old end and the new one is zeroed; flush. All that is
- * behind the end that the header and the descriptor say, which follow then.
- *   When it shrinks, they say so already: entries behind the end are dropped;
- * flush; grains fill the places (compact.c).
+ * end are dropped; flush; the tables become larger (relayout.c; SESparse:
+ * sesparse_grow.c; COWD: a larger directory at the end of the file, flush, the
+ * header's first sector); what would show between the old end and the new one
+ * is zeroed; flush. All that is behind the end that the header and the
+ * descriptor say, which follow then. When it shrinks, they say so already:
+ * entries behind the end are dropped; flush; grains fill the places
+ * (compact.c).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -20,6 +21,7 @@
 #include "format/copy.h"
 #include "format/vmdk/header.h"
 #include "format/vmdk/resize.h"
+#include "format/vmdk/sesparse.h"
 
 /* --- Entries behind the end --- */
 
@@ -118,10 +120,15 @@ static int cowd_grow_directory(struct vmdk_extent *x, uint64_t n,
 void vmdk_sparse_put_size(const struct vmdk_extent *x, uint8_t *p,
                           uint64_t size)
 {
-    if (x->kind == VMDK_COWD)
+    if (x->kind == VMDK_COWD) {
         store_le32(p + COWD_H_CAPACITY, (uint32_t)(size / VMDK_SECTOR));
-    else
+    } else if (x->kind == VMDK_SESPARSE) {
+        store_le64(p + SESPARSE_H_CAPACITY, size / VMDK_SECTOR);
+        store_le64(p + SESPARSE_H_PARTS + 16 * PART_GRAINS + 8,
+                   x->h.parts[PART_GRAINS].size / VMDK_SECTOR);
+    } else {
         store_le64(p + HOSTED_H_CAPACITY, size / VMDK_SECTOR);
+    }
 }
 
 static int grow_check(const struct vmdk_extent *x, uint64_t size,
@@ -146,6 +153,8 @@ static int grow_tables(struct vmdk_extent *x, uint64_t size,
         ret = blocks_begin(&x->blocks, err);
     if (ret)
         return ret;
+    if (x->kind == VMDK_SESPARSE)
+        return blocks_change_end(&x->blocks, sesparse_grow(x, size, err), err);
     ret = sparse_drop_behind(x, x->size, err);
     if (!ret && x->kind == VMDK_COWD)
         ret = cowd_grow_directory(x, n, err);

@@ -48,9 +48,18 @@ static int sesparse_write_tables(void *opaque, struct table *t,
     return ret ? ret : table_write_plain(t, err);
 }
 
-int sesparse_init(struct vmdk_extent *x, struct rhea_error *err)
+void sesparse_count_places(struct vmdk_extent *x)
 {
     const struct vmdk_header *h = &x->h;
+    uint64_t n = RHEA_MIN(h->parts[PART_BITMAP].size * 8,
+                          h->parts[PART_BACK_MAP].size / sizeof(uint64_t));
+    if (h->parts[PART_GRAINS].size)
+        n = RHEA_MIN(n, h->parts[PART_GRAINS].size / h->grain_size);
+    x->se->n_places = n;
+}
+
+int sesparse_init(struct vmdk_extent *x, struct rhea_error *err)
+{
     const struct table_how how = {
         .page_bytes = MAPS_PAGE,
         .cache_bytes = MAPS_CACHE,
@@ -59,11 +68,7 @@ int sesparse_init(struct vmdk_extent *x, struct rhea_error *err)
     if (!se)
         return rhea_error_set(err, ENOMEM, "out of memory");
     x->se = se;
-    se->n_places = RHEA_MIN(h->parts[PART_BITMAP].size * 8,
-                            h->parts[PART_BACK_MAP].size / sizeof(uint64_t));
-    if (h->parts[PART_GRAINS].size)
-        se->n_places =
-            RHEA_MIN(se->n_places, h->parts[PART_GRAINS].size / h->grain_size);
+    sesparse_count_places(x);
     x->table.write = sesparse_write_tables;
     x->table.opaque = x;
     return table_init(&se->maps, x->file, &how, err);
@@ -85,6 +90,15 @@ uint64_t sesparse_file_end(const struct vmdk_extent *x)
     return x->file_size <= from
                ? from
                : from + div_up(x->file_size - from, size) * size;
+}
+
+/* Areas are behind the grains where growing was cut short. */
+uint64_t sesparse_least_end(const struct vmdk_extent *x)
+{
+    uint64_t end = x->h.parts[PART_GRAINS].at;
+    for (unsigned i = 0; i < PART_GRAINS; i++)
+        end = RHEA_MAX(end, x->h.parts[i].at + x->h.parts[i].size);
+    return end;
 }
 
 /* --- Entries and bits, in the cache --- */
@@ -141,9 +155,8 @@ uint64_t sesparse_owner_entry(const struct vmdk_extent *x, uint64_t index,
 
 /* --- What an image tells of itself --- */
 
-/* An entry of the back map at PLACE. */
-static int sesparse_back(struct vmdk_extent *x, uint64_t place, uint64_t *entry,
-                         struct rhea_error *err)
+int sesparse_back(struct vmdk_extent *x, uint64_t place, uint64_t *entry,
+                  struct rhea_error *err)
 {
     const uint8_t *p;
     uint32_t len;
@@ -512,7 +525,7 @@ static int sesparse_wipe(struct vmdk_extent *x, enum sesparse_part part,
 static int empty_parts(struct vmdk_extent *x, struct rhea_error *err)
 {
     struct blocks *b = &x->blocks;
-    uint64_t end = x->h.parts[PART_GRAINS].at;
+    uint64_t end = sesparse_least_end(x);
     int ret = sesparse_wipe(x, PART_TABLES,
                             x->h.free_table * SESPARSE_TABLE_BYTES, err);
     if (!ret)
@@ -525,8 +538,11 @@ static int empty_parts(struct vmdk_extent *x, struct rhea_error *err)
         ret = rhea_storage_flush(x->file, err);
     if (!ret)
         ret = rhea_storage_truncate(x->file, end, err);
-    if (!ret)
-        b->file_end = b->grown = x->file_size = end;
+    if (!ret) {
+        x->file_size = end;
+        b->file_end = sesparse_file_end(x);
+        b->grown = RHEA_MIN(end, b->file_end);
+    }
     sesparse_forget_room(x);
     return ret;
 }

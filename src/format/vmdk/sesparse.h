@@ -23,6 +23,7 @@ enum {
     SESPARSE_GRAIN_BYTES = 4096,
     SESPARSE_TABLE_ENTRIES = 4096,
     SESPARSE_TABLE_BYTES = SESPARSE_TABLE_ENTRIES * 8,
+    SESPARSE_AREA_BYTES = 1 << 20, /* areas begin at multiples of this */
 };
 
 enum sesparse_kind {
@@ -109,6 +110,13 @@ int sesparse_init(struct vmdk_extent *x, struct rhea_error *err);
 void sesparse_finish(struct vmdk_extent *x);
 /* The first place that the file has not, as an offset. */
 uint64_t sesparse_file_end(const struct vmdk_extent *x);
+/* The file is to be no shorter, whatever grains it has. */
+uint64_t sesparse_least_end(const struct vmdk_extent *x);
+/* After areas have changed: for how many grains there are places. */
+void sesparse_count_places(struct vmdk_extent *x);
+/* What the back map says of PLACE. */
+int sesparse_back(struct vmdk_extent *x, uint64_t place, uint64_t *entry,
+                  struct rhea_error *err);
 /* What the journal has of changes that are in their place becomes zeroes,
  * durable. */
 int sesparse_blank_journal(struct vmdk_extent *x, struct rhea_error *err);
@@ -135,6 +143,13 @@ int sesparse_new(struct rhea_storage *storage, uint64_t size,
                  struct rhea_error *err);
 /* The bytes that its file has. */
 uint64_t sesparse_new_overhead(uint64_t size);
+/* How many bytes each area needs for a disk that is full; 0 for those that do
+ * not depend on it. */
+void sesparse_needs(uint64_t size, uint64_t bytes[SESPARSE_PARTS]);
+
+/* --- sesparse_grow.c --- */
+/* As vmdk_sparse_grow has it, in a change of the whole extent. */
+int sesparse_grow(struct vmdk_extent *x, uint64_t size, struct rhea_error *err);
 
 /* --- sesparse_room.c --- */
 /* The number of a grain table that the directory does not lead to. */

@@ -377,6 +377,7 @@ static int check_cut(struct sesparse_checker *s, struct rhea_error *err)
     uint64_t places = RHEA_MAX(bitmap_end(&s->c.used), s->kept);
     uint64_t end =
         x->h.parts[PART_GRAINS].at + places * (uint64_t)x->h.grain_size;
+    end = RHEA_MAX(end, sesparse_least_end(x));
     if (end >= x->file_size)
         return 0;
     int ret = rhea_storage_flush(x->file, err);
@@ -384,7 +385,8 @@ static int check_cut(struct sesparse_checker *s, struct rhea_error *err)
         ret = rhea_storage_truncate(x->file, end, err);
     if (ret)
         return ret;
-    x->blocks.file_end = x->file_size = end;
+    x->file_size = end;
+    x->blocks.file_end = sesparse_file_end(x);
     x->blocks.grown = RHEA_MIN(x->blocks.grown, end);
     return 0;
 }

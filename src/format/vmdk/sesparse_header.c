@@ -114,13 +114,25 @@ int sesparse_header(struct rhea_storage *file, uint64_t file_size,
     return header_volatile(file, h, err);
 }
 
-/* Whether all is in front of the grains, and nothing in two places. */
+/* In front of the grains, or where growing was cut short behind them. */
+static bool header_part_outside(const struct vmdk_header *h,
+                                const struct vmdk_area *a)
+{
+    const struct vmdk_area *grains = &h->parts[PART_GRAINS];
+    uint64_t end, behind;
+    if (a->at < VMDK_SECTOR || !a->size ||
+        !add_u64(grains->at, grains->size, &behind) ||
+        !add_u64(a->at, a->size, &end) || end > INT64_MAX)
+        return false;
+    return end <= grains->at || (grains->size && a->at >= behind);
+}
+
+/* Whether nothing is in two places. */
 static bool header_parts_apart(const struct vmdk_header *h)
 {
     for (unsigned i = 0; i < PART_GRAINS; i++) {
         const struct vmdk_area *a = &h->parts[i];
-        if (a->at < VMDK_SECTOR || !a->size ||
-            !range_inside(a->at, a->size, h->parts[PART_GRAINS].at))
+        if (!header_part_outside(h, a))
             return false;
         for (unsigned j = 0; j < i; j++) {
             const struct vmdk_area *b = &h->parts[j];

@@ -6,26 +6,36 @@
  * Order of writes: the file grows; the header that changes, and the journal's;
  * flush; the first header; flush. Before that the file is no extent.
  */
+#include <string.h>
+
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "format/vmdk/create.h"
 #include "format/vmdk/header.h"
 #include "format/vmdk/sesparse.h"
 
-enum { AREA_SECTORS = 2048, JOURNAL_HEADER_SECTORS = 2 };
+enum {
+    AREA_SECTORS = SESPARSE_AREA_BYTES / VMDK_SECTOR,
+    JOURNAL_HEADER_SECTORS = 2,
+};
 
-static void new_parts(uint64_t size, struct vmdk_area parts[SESPARSE_PARTS])
+void sesparse_needs(uint64_t size, uint64_t bytes[SESPARSE_PARTS])
 {
     uint64_t grains = div_up(size, SESPARSE_GRAIN_BYTES);
     uint64_t tables = div_up(grains, SESPARSE_TABLE_ENTRIES);
-    const uint64_t bytes[SESPARSE_PARTS] = {
-        [PART_JOURNAL] = 1,
-        [PART_DIRECTORY] = tables * sizeof(uint64_t),
-        [PART_TABLES] = tables * SESPARSE_TABLE_BYTES,
-        [PART_BITMAP] = div_up(grains, 8),
-        [PART_BACK_MAP] = grains * sizeof(uint64_t),
-    };
-    uint64_t at = AREA_SECTORS;
+    memset(bytes, 0, SESPARSE_PARTS * sizeof(*bytes));
+    bytes[PART_DIRECTORY] = tables * sizeof(uint64_t);
+    bytes[PART_TABLES] = tables * SESPARSE_TABLE_BYTES;
+    bytes[PART_BITMAP] = div_up(grains, 8);
+    bytes[PART_BACK_MAP] = grains * sizeof(uint64_t);
+    bytes[PART_GRAINS] = grains * SESPARSE_GRAIN_BYTES;
+}
+
+static void new_parts(uint64_t size, struct vmdk_area parts[SESPARSE_PARTS])
+{
+    uint64_t bytes[SESPARSE_PARTS], at = AREA_SECTORS;
+    sesparse_needs(size, bytes);
+    bytes[PART_JOURNAL] = 1;
     parts[PART_VOLATILE] = (struct vmdk_area){1, 1};
     parts[PART_JOURNAL_HEADER] = (struct vmdk_area){2, JOURNAL_HEADER_SECTORS};
     for (unsigned i = PART_JOURNAL; i < PART_GRAINS; i++) {
@@ -34,7 +44,7 @@ static void new_parts(uint64_t size, struct vmdk_area parts[SESPARSE_PARTS])
         at += parts[i].size;
     }
     parts[PART_GRAINS] =
-        (struct vmdk_area){at, grains * (SESPARSE_GRAIN_BYTES / VMDK_SECTOR)};
+        (struct vmdk_area){at, bytes[PART_GRAINS] / VMDK_SECTOR};
 }
 
 uint64_t sesparse_new_overhead(uint64_t size)
