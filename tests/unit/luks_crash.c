@@ -5,16 +5,11 @@
  * guest's bytes are what they were.
  */
 #include <errno.h>
-#include <rhea/format.h>
 #include <rhea/secret.h>
 
-#include "base/checked.h"
-#include "lib/test.h"
-#include "storage/crash.h"
-#include "storage/memory.h"
-#include "storage/record.h"
+#include "crash_states.h"
+#include "image_lib.h"
 
-static struct rhea_error err;
 static const char text[] = "what the guest wrote";
 
 static void add_secret(const char *id, const char *data)
@@ -38,24 +33,17 @@ static struct rhea_format *open_by(struct rhea_storage *s, const char *secret,
 /* Keys of 16 bytes, so that there is little to try. */
 static struct rhea_storage *make(void)
 {
-    static const struct rhea_option options[] = {{"key-secret", "old"},
-                                                 {"iter-time", "1"},
-                                                 {"cipher-alg", "aes-128"},
-                                                 {"cipher-mode", "cbc"},
-                                                 {"hash-alg", "sha1"}};
-    struct rhea_create how = {.size = 4096,
-                              .options = options,
-                              .n_options = RHEA_ARRAY_SIZE(options)};
-    struct rhea_storage *s = NULL;
-    struct rhea_format *f;
+    const struct rhea_create how = {.size = 4096};
+    struct rhea_storage *s = image_make(
+        rhea_format_find("luks"), how,
+        "key-secret=old iter-time=1 cipher-alg=aes-128 cipher-mode=cbc "
+        "hash-alg=sha1");
+    struct rhea_format *f = open_by(s, "old", RHEA_FORMAT_WRITE);
 
-    CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err);
-    CHECK_OK(rhea_format_find("luks")->create(s, &how, &err), &err);
-    f = open_by(s, "old", RHEA_FORMAT_WRITE);
     if (!CHECK(f != NULL))
         exit(99);
     CHECK_OK(f->ops->write(f, 100, text, sizeof(text), &err), &err);
-    CHECK_OK(f->ops->close(f, &err), &err);
+    image_close_ok(f);
     return s;
 }
 
@@ -91,49 +79,33 @@ static void amend(struct rhea_storage *s, const char *const *words)
     if (!CHECK(f != NULL))
         return;
     CHECK_OK(f->ops->amend(f, options, n, true, NULL, &err), &err);
-    CHECK_OK(f->ops->close(f, &err), &err);
+    image_close_ok(f);
 }
 
-static void judge(struct crash *crash, const struct crash_state *state,
-                  const struct change *change)
+static bool state_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
 {
-    struct rhea_storage *s = NULL;
-    char name[80];
+    const struct change *change = opaque;
 
-    if (!CHECK_OK(crash_build(crash, state, &s, &err), &err))
-        return;
-    bool old = unlocks(s, "old");
-    if (!CHECK(old || (!change->old_stays && unlocks(s, "new")))) {
-        crash_describe(state, name, sizeof(name));
-        printf("# %s: %s\n", change->name, name);
-    }
-    rhea_storage_close(s);
+    (void)s;
+    return CHECK(unlocks(state, "old") ||
+                 (!change->old_stays && unlocks(state, "new")));
 }
 
 static void run(struct rhea_storage *s, const struct change *change)
 {
     static const struct crash_limits limits = {
         .seed = 1, .subsets = 2, .torn = 6, .orders = 1};
-    struct rhea_storage *before = NULL, *recorder = NULL;
-    struct record_log log = {0};
-    struct crash crash = {0};
-    struct crash_plan plan = {0};
+    struct recording r;
 
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    amend(recorder, change->words);
-    if (!CHECK(unlocks(recorder, change->after)))
+    recording_begin(&r, s);
+    amend(r.storage, change->words);
+    if (!CHECK(unlocks(r.storage, change->after)))
         printf("# %s\n", change->name);
-    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++)
-        judge(&crash, &plan.states[i], change);
-    printf("# %s: %zu states\n", change->name, plan.n_states);
-    crash_plan_finish(&plan);
-    crash_finish(&crash);
-    record_log_finish(&log);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
+    size_t n = crash_states(change->name, &r, &limits, SIZE_MAX, state_is_good,
+                            change);
+    printf("# %s: %zu states\n", change->name, n);
+    recording_end(&r);
 }
 
 static void adding_a_passphrase(void)

@@ -4,6 +4,7 @@
 #include "base/byteorder.h"
 #include "format/parallels/hds.h"
 #include "format_crash.h"
+#include "format_threads.h"
 
 /* As a file of a bundle is opened over another one. */
 static int open_over(struct rhea_format **out,
@@ -144,7 +145,7 @@ static bool bitmap_is_good(struct rhea_storage *state, void *opaque, bool last)
     uint8_t header[HDS_HEADER];
     CHECK_OK(rhea_storage_read(state, header, sizeof(header), 0, &err), &err);
     struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
-    struct rhea_check check = subject_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     /* QEMU reads bitmaps also while the image is in use. */
     bool good = CHECK(load_le32(header + HDS_H_IN_USE) != HDS_IN_USE ||
                       load_le64(header + HDS_H_EXT_OFF) == 0) &&
@@ -240,7 +241,7 @@ static bool whole_is_good(struct rhea_storage *state, void *opaque, bool last)
         at += x.length;
     }
     good = good && CHECK_MEM(guest, m->guest, (size_t)f->size);
-    struct rhea_check check = subject_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     if (good && last)
         good = CHECK_EQ(check.corruptions + check.errors + check.leaks, 0);
     CHECK_OK(f->ops->close(f, &err), &err);
@@ -324,7 +325,7 @@ static void a_crash_while_repairing_loses_nothing(void)
         CHECK_OK(f->ops->close(f, &err), &err);
         f = change_begin(&c, s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
         struct rhea_check check =
-            subject_checked(f, RHEA_FIX_ERRORS | RHEA_FIX_LEAKS);
+            image_checked(f, RHEA_FIX_ERRORS | RHEA_FIX_LEAKS);
         CHECK_EQ(check.corruptions_fixed, 3);
         CHECK_OK(f->ops->close(f, &err), &err);
         change_judge(&c, seed, whole_is_good, &m);
@@ -352,7 +353,7 @@ static bool discard_is_good(struct rhea_storage *state, void *opaque, bool last)
     const struct discard_model *m = opaque;
     static uint8_t guest[SIZE];
     struct rhea_format *f = subject_open_ok(&subject, state, RHEA_FORMAT_CHECK);
-    struct rhea_check check = subject_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     bool good = CHECK(check.corruptions + check.errors <= 1) &&
                 CHECK(!last || check.leaks == 0) &&
                 CHECK_OK(read_all(f, guest, false), &err);

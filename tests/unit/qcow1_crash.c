@@ -4,25 +4,20 @@
 #include <rhea/secret.h>
 
 #include "format_crash.h"
+#include "format_threads.h"
 
 enum { CLUSTER = 1024 };
 
 static struct rhea_storage *make_by(bool over, bool encrypted)
 {
-    const struct rhea_option options[] = {{"cluster_size", "1024"},
-                                          {"encrypt.format", "aes"},
-                                          {"encrypt.key-secret", "key"}};
     const struct rhea_create how = {
         .size = SIZE,
         .backing_file = over ? "base" : NULL,
-        .options = options,
-        .n_options = encrypted ? 3 : 1,
     };
-    struct rhea_storage *s;
-    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err) ||
-        !CHECK_OK(rhea_format_find("qcow")->create(s, &how, &err), &err))
-        exit(99);
-    return s;
+    return image_make(rhea_format_find("qcow"), how,
+                      encrypted ? "cluster_size=1024 encrypt.format=aes "
+                                  "encrypt.key-secret=key"
+                                : "cluster_size=1024");
 }
 
 static struct rhea_storage *make(bool over, uint64_t seed)

@@ -21,7 +21,7 @@ static struct rhea_storage *make_one(void)
     static uint8_t bytes[CLUSTER];
     memset(bytes, 7, sizeof(bytes));
     CHECK_OK(f->ops->write(f, 0, bytes, sizeof(bytes), &err), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_be64(s, 40), L1);
     CHECK_EQ(get_be64(s, L1), L2 | COPIED);
     CHECK_EQ(get_be64(s, L2), DATA | COPIED);
@@ -137,7 +137,7 @@ static void damaged_entries_are_errors(void)
         CHECK_EQ(f->ops->walk(f, count_use, &total, &err), -EIO);
         CHECK_CONTAINS(err.text, bad[i].word);
         CHECK_EQ(f->ops->write(f, 0, "x", 1, &err), -EIO);
-        qcow2_close_ok(f);
+        image_close_ok(f);
         rhea_storage_close(s);
     }
 }
@@ -152,10 +152,10 @@ static void a_last_cluster_may_be_cut_short(void)
     CHECK_OK(f->ops->map(f, 0, CLUSTER, &x, &err), &err);
     CHECK_EQ(x.kind, RHEA_EXTENT_DATA);
     CHECK_EQ(x.length, CLUSTER);
-    CHECK_OK(qcow2_read_over(f, bytes, CLUSTER, 0, 1), &err);
+    CHECK_OK(image_read(f, bytes, CLUSTER, 0, 1), &err);
     CHECK_EQ(bytes[999], 7);
     CHECK_EQ(bytes[1000], 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -165,7 +165,7 @@ static void subclusters_that_contradict_are_errors(void)
     struct rhea_format *f = qcow2_open_ok(s, RHEA_FORMAT_WRITE);
     struct rhea_extent x;
     CHECK_OK(f->ops->write(f, 4096, "x", 1, &err), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_be64(s, L2), DATA | COPIED);
     CHECK_EQ(get_be64(s, L2 + 8), 4);
 
@@ -176,13 +176,13 @@ static void subclusters_that_contradict_are_errors(void)
     CHECK_OK(f->ops->map(f, 4096, CLUSTER, &x, &err), &err);
     CHECK_EQ(x.kind, RHEA_EXTENT_DATA);
     CHECK(x.host == DATA + 4096 && x.length == 2048);
-    qcow2_close_ok(f);
+    image_close_ok(f);
 
     put_be64(s, L2 + 8, UINT64_C(4) << 32 | 4);
     f = qcow2_open_ok(s, 0);
     CHECK_EQ(f->ops->map(f, 0, 1, &x, &err), -EIO);
-    CHECK_EQ(qcow2_checked(f, 0).corruptions, 1);
-    qcow2_close_ok(f);
+    CHECK_EQ(image_checked(f, 0).corruptions, 1);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -197,12 +197,12 @@ static void a_corrupt_image_is_only_repaired(void)
     f = qcow2_open_ok(s, 0);
     f->ops->info(f, &info);
     CHECK(info.corrupt);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     f = qcow2_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
     CHECK_EQ(f->ops->write(f, 0, "x", 1, &err), -EACCES);
-    qcow2_checked(f, RHEA_FIX_ERRORS | RHEA_FIX_LEAKS);
+    image_checked(f, RHEA_FIX_ERRORS | RHEA_FIX_LEAKS);
     CHECK_OK(f->ops->write(f, 0, "x", 1, &err), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_be64(s, 72), 0);
     rhea_storage_close(s);
 }
@@ -270,7 +270,7 @@ static void external_data_is_refused(void)
     CHECK_EQ(f->ops->map(f, 0, 1, &x, &err), -ENOTSUP);
     CHECK_EQ(f->ops->write(f, 0, "x", 1, &err), -ENOTSUP);
     CHECK_EQ(f->ops->write_zeroes(f, 0, 1, true, &err), -ENOTSUP);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -285,7 +285,7 @@ static void unknown_autoclear_bits_go_with_the_first_write(void)
     CHECK_EQ(get_be64(s, 88), 1 << 7);
     CHECK_OK(f->ops->write(f, 0, "x", 1, &err), &err);
     CHECK_EQ(get_be64(s, 88), 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -340,7 +340,7 @@ static void freed_clusters_are_used_again_only_after_a_flush(void)
     CHECK_OK(f->ops->write(f, 2 * CLUSTER, bytes, CLUSTER, &err), &err);
     CHECK_OK(f->ops->map(f, 2 * CLUSTER, 1, &x, &err), &err);
     CHECK_EQ(x.host, DATA);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -359,17 +359,17 @@ static void the_refcount_table_grows(void)
         if (at % (7 << 20) == 0)
             CHECK_OK(f->ops->flush(f, &err), &err);
     }
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK(get_be64(s, 56) >> 32 > 4 * before);
     f = qcow2_open_ok(s, 0);
-    struct rhea_check check = qcow2_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
     for (uint64_t at = 0; at < size; at += sizeof(bytes)) {
-        CHECK_OK(qcow2_read_over(f, bytes, sizeof(bytes), at, 0), &err);
+        CHECK_OK(image_read(f, bytes, sizeof(bytes), at, 0), &err);
         CHECK(bytes[0] == (at >> 20) + 1 &&
               !memcmp(bytes, bytes + 1, sizeof(bytes) - 1));
     }
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -392,9 +392,9 @@ static void a_full_disk_is_an_error_and_no_more(void)
     CHECK_OK(f->ops->write_zeroes(f, 0, CLUSTER, true, &err), &err);
     CHECK_OK(f->ops->flush(f, &err), &err);
     CHECK_OK(f->ops->write(f, at, bytes, CLUSTER, &err), &err);
-    struct rhea_check check = qcow2_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(full);
 }
 
@@ -429,7 +429,7 @@ static void a_terabyte_is_mapped_at_once(void)
     printf("# walk: %.3f s\n", seconds() - start);
     CHECK(seconds() - start < 2);
     CHECK(total > UINT64_C(1) << 40);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -444,7 +444,7 @@ static void guest_data_never_goes_over_tables(void)
         struct rhea_snapshot snapshot = {.name = NULL};
         CHECK_OK(f->ops->write(f, 0, bytes, sizeof(bytes), &err), &err);
         CHECK_OK(f->ops->write(f, 4 << 20, bytes, sizeof(bytes), &err), &err);
-        qcow2_close_ok(f);
+        image_close_ok(f);
 
         uint64_t mask = 0x00fffffffffffe00, l1 = get_be64(s, 40);
         uint64_t l2 = get_be64(s, l1) & mask;

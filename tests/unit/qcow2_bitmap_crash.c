@@ -7,10 +7,9 @@
  */
 #include <errno.h>
 
+#include "crash_states.h"
 #include "qcow2_lib.h"
-#include "storage/crash.h"
 #include "storage/fault.h"
-#include "storage/record.h"
 
 #define SECTOR 512
 #define SIZE (UINT64_C(8) << 20)
@@ -71,7 +70,7 @@ static struct rhea_storage *make(const struct kind *k)
 
     for (size_t i = 0; i < RHEA_ARRAY_SIZE(fixed); i++)
         CHECK_OK(f->ops->bitmap_add(f, &fixed[i], &err), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     return s;
 }
 
@@ -155,7 +154,7 @@ static bool covers_guest(struct rhea_format *f, const struct rhea_bitmap *b)
                   &err))
         return false;
     for (uint64_t zone = 0; zone < SIZE; zone += ZONE) {
-        if (!CHECK_OK(qcow2_read_over(f, guest, sizeof(guest), zone, 0), &err))
+        if (!CHECK_OK(image_read(f, guest, sizeof(guest), zone, 0), &err))
             return false;
         for (uint64_t i = 0; i < ZONE_SECTORS; i++) {
             uint64_t bit = (zone + i * SECTOR) / b->granularity;
@@ -218,13 +217,13 @@ static bool state_is_good(struct rhea_storage *state,
         if (good && pass)
             good = CHECK_OK(f->ops->write(f, 0, "x", 1, &err), &err);
         if (good && (pass || !info.dirty)) {
-            struct rhea_check check = qcow2_checked(f, 0);
+            struct rhea_check check = image_checked(f, 0);
 
             good = CHECK_EQ(check.corruptions + check.errors, 0);
         }
         if (good && pass)
             good = bitmaps_are_good(f, before, after);
-        qcow2_close_ok(f);
+        image_close_ok(f);
         if (!good)
             return false;
     }
@@ -236,74 +235,44 @@ static struct moment {
     struct model model;
 } moments[OPS + 2];
 
-static void record_changes(uint64_t seed, struct rhea_storage *recorder,
-                           const struct record_log *log)
+static void record_changes(uint64_t seed, struct recording *r)
 {
-    struct rhea_format *f = qcow2_open_ok(recorder, RHEA_FORMAT_WRITE);
+    struct rhea_format *f = qcow2_open_ok(r->storage, RHEA_FORMAT_WRITE);
     struct model m = {0};
     uint64_t random = seed;
 
     for (size_t i = 0; i < OPS; i++) {
-        CHECK_OK(random_change(&f, recorder, &m, &random), &err);
-        moments[i] = (struct moment){log->n_ops, m};
+        CHECK_OK(random_change(&f, r->storage, &m, &random), &err);
+        moments[i] = (struct moment){r->log.n_ops, m};
     }
-    qcow2_close_ok(f);
-    moments[OPS] = (struct moment){log->n_ops, m};
+    image_close_ok(f);
+    moments[OPS] = (struct moment){r->log.n_ops, m};
 }
 
-static const struct crash_state *judge_all(struct rhea_storage *before,
-                                           const struct record_log *log,
-                                           const struct crash_plan *plan)
+static bool crash_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
 {
     static const struct model nothing;
-    const struct crash_state *bad = NULL;
-    struct crash crash = {0};
+    size_t at = 0;
 
-    CHECK_OK(crash_init(&crash, before, log, &err), &err);
-    for (size_t i = 0; i < plan->n_states && !bad; i++) {
-        struct rhea_storage *state;
-        size_t at = 0;
-
-        while (moments[at].op < plan->states[i].to)
-            at++;
-        if (!CHECK_OK(crash_build(&crash, &plan->states[i], &state, &err),
-                      &err))
-            break;
-        if (!state_is_good(state, at ? &moments[at - 1].model : &nothing,
-                           &moments[at].model))
-            bad = &plan->states[i];
-        rhea_storage_close(state);
-    }
-    crash_finish(&crash);
-    return bad;
+    (void)opaque;
+    while (moments[at].op < s->to)
+        at++;
+    return state_is_good(state, at ? &moments[at - 1].model : &nothing,
+                         &moments[at].model);
 }
 
 static void crash_once(const struct kind *k, uint64_t seed)
 {
-    struct rhea_storage *s = make(k), *before, *recorder;
-    struct record_log log = {0};
-    struct crash_limits limits = {
+    const struct crash_limits limits = {
         .seed = seed, .subsets = 5, .torn = 2, .orders = 3};
-    struct crash_plan plan = {0};
-    const struct crash_state *bad;
+    struct recording r;
 
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    record_changes(seed, recorder, &log);
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    CHECK(plan.n_states > 100);
-    crash_plan_sample(&plan, 200, seed);
-    bad = judge_all(before, &log, &plan);
-    if (bad) {
-        char text[100];
-
-        crash_describe(bad, text, sizeof(text));
-        printf("# %s, seed %" PRIu64 ", state %s\n", k->options, seed, text);
-    }
-    crash_plan_finish(&plan);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    recording_begin(&r, make(k));
+    record_changes(seed, &r);
+    CHECK(crash_states(k->options, &r, &limits, 200, crash_is_good, NULL) >
+          100);
+    recording_end(&r);
 }
 
 static void a_crash_leaves_the_old_bitmaps_or_the_new(void)

@@ -7,10 +7,9 @@
  */
 #include <errno.h>
 
+#include "crash_states.h"
 #include "qcow2_lib.h"
-#include "storage/crash.h"
 #include "storage/fault.h"
-#include "storage/record.h"
 
 #define SECTOR 512
 #define SIZE ((uint64_t)800 << 10)
@@ -176,7 +175,7 @@ static bool look(struct rhea_format *f, struct view *v)
     snprintf(v->backing, sizeof(v->backing), "%s",
              info.backing_file ? info.backing_file : "");
     return CHECK(v->size <= MOST) &&
-           CHECK_OK(qcow2_read_over(f, v->guest, v->size, 0, 9), &err);
+           CHECK_OK(image_read(f, v->guest, v->size, 0, 9), &err);
 }
 
 static int below_is_nines(void *opaque, uint64_t offset, void *buf, size_t len,
@@ -214,7 +213,7 @@ static struct rhea_storage *make(const struct change *c)
         else
             CHECK_OK(f->ops->write(f, at, bytes, len, &err), &err);
     }
-    qcow2_close_ok(f);
+    image_close_ok(f);
     return s;
 }
 
@@ -252,10 +251,10 @@ static bool state_is_good(const struct change *c, struct rhea_storage *state,
         if (good && pass)
             good = CHECK_OK(f->ops->write(f, 0, now.guest, SECTOR, &err), &err);
         if (good && (pass || !info.dirty)) {
-            struct rhea_check check = qcow2_checked(f, 0);
+            struct rhea_check check = image_checked(f, 0);
             good = CHECK_EQ(check.corruptions + check.errors, 0);
         }
-        qcow2_close_ok(f);
+        image_close_ok(f);
     }
     return good;
 }
@@ -265,53 +264,45 @@ static void note_all(struct rhea_storage *s, struct view *v, bool leaks)
     struct rhea_format *f = qcow2_open_ok(s, 0);
     f->below = below_is_nines;
     look(f, v);
-    struct rhea_check check = qcow2_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.errors, 0);
     CHECK(leaks || check.leaks == 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
+}
+
+struct crash_look {
+    const struct change *c;
+    const struct view *before, *after;
+};
+
+static bool crash_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
+{
+    const struct crash_look *look = opaque;
+    (void)s;
+    return state_is_good(look->c, state, look->before, look->after);
 }
 
 static void crash_once(const struct change *c)
 {
     static struct view before, after;
-    struct rhea_storage *s = make(c), *first, *recorder;
-    struct record_log log = {0};
-    struct crash_limits limits = {
+    const struct crash_look look = {c, &before, &after};
+    const struct crash_limits limits = {
         .seed = 7, .subsets = 6, .torn = 2, .orders = 4};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
+    struct rhea_storage *s = make(c);
+    struct recording r;
+    char name[100];
 
     note_all(s, &before, false);
-    CHECK_OK(memory_snapshot(&first, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    struct rhea_format *f = qcow2_open_ok(recorder, RHEA_FORMAT_WRITE);
+    recording_begin(&r, s);
+    struct rhea_format *f = qcow2_open_ok(r.storage, RHEA_FORMAT_WRITE);
     f->below = below_is_nines;
     CHECK_OK(c->change(f), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     note_all(s, &after, false);
-
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    CHECK(plan.n_states > 1);
-    crash_plan_sample(&plan, 400, 7);
-    CHECK_OK(crash_init(&crash, first, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = state_is_good(c, state, &before, &after);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# %s, %s: state %s\n", c->name, c->options, text);
-            break;
-        }
-    }
-    crash_finish(&crash);
-    crash_plan_finish(&plan);
-    rhea_storage_close(recorder);
-    rhea_storage_close(first);
-    record_log_finish(&log);
+    snprintf(name, sizeof(name), "%s, %s", c->name, c->options);
+    CHECK(crash_states(name, &r, &limits, 400, crash_is_good, &look) > 1);
+    recording_end(&r);
 }
 
 static void a_crash_leaves_the_old_or_the_new(void)
@@ -333,7 +324,7 @@ static bool fault_once(const struct change *c, uint64_t at, unsigned classes)
     f = qcow2_open_ok(done, RHEA_FORMAT_WRITE);
     f->below = below_is_nines;
     CHECK_OK(c->change(f), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     note_all(done, &after, false);
     rhea_storage_close(done);
 
@@ -380,7 +371,7 @@ static void what_was_cut_off_never_shows(void)
     f->below = below_is_nines;
     CHECK_OK(resize(f, cut, NULL, false), &err);
     CHECK_OK(resize(f, SIZE, NULL, true), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     note_all(s, &after, false);
     CHECK(!memcmp(before.guest, after.guest, cut));
     for (uint64_t i = cut; i < SIZE; i++)
@@ -406,7 +397,7 @@ static void parts_of_the_header_that_nobody_knows_stay(void)
     f->ops->info(f, &info);
     CHECK(info.extensions);
     CHECK_OK(f->ops->set_backing(f, "other", "raw", NULL, &err), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK_OK(rhea_storage_read(s, area, sizeof(area), 0, &err), &err);
     CHECK(memmem(area, sizeof(area), ext, sizeof(ext)) != NULL);
     rhea_storage_close(s);

@@ -117,13 +117,13 @@ static void random_writes(const char *options, bool backed)
     for (unsigned i = 0; i < ROUNDS; i++)
         change(f, &seed);
     check_contents(f, options);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     f = open_ok(s, backed);
     if (!check_contents(f, options))
         return;
-    check = qcow2_checked(f, 0);
+    check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -163,7 +163,7 @@ static void a_passphrase_is_needed_for_data_only(void)
 
     f = open_ok(s, false);
     CHECK_OK(f->ops->write(f, 0, &byte, 1, &err), &err);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(open_with(&f, s, NULL, 0), -EACCES);
     CHECK_EQ(open_with(&f, s, "sec1", 0), -EACCES);
     CHECK_OK(open_with(&f, s, NULL, RHEA_FORMAT_NO_IO | RHEA_FORMAT_WRITE),
@@ -175,10 +175,10 @@ static void a_passphrase_is_needed_for_data_only(void)
     rhea_facts_free(&facts);
     CHECK_EQ(f->ops->write(f, 0, &byte, 1, &err), -EACCES);
     CHECK_EQ(f->ops->read(f, 0, &byte, 1, &err), -EACCES);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     CHECK_OK(open_with(&f, s, NULL, RHEA_FORMAT_CHECK), &err);
-    CHECK_EQ(qcow2_checked(f, 0).corruptions, 0);
-    qcow2_close_ok(f);
+    CHECK_EQ(image_checked(f, 0).corruptions, 0);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -189,7 +189,7 @@ static void compressed_data_is_refused(void)
     struct rhea_format *f = open_ok(s, false);
 
     CHECK_EQ(f->ops->write_compressed(f, 0, shadow, 65536, &err), -ENOTSUP);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 

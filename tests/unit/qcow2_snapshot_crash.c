@@ -9,10 +9,9 @@
  */
 #include <errno.h>
 
+#include "crash_states.h"
 #include "qcow2_lib.h"
-#include "storage/crash.h"
 #include "storage/fault.h"
-#include "storage/record.h"
 
 #define SECTORS 192
 #define SECTOR 512
@@ -56,7 +55,7 @@ static bool read_all(struct rhea_format *f, struct contents *c)
 
     memset(guest, 0xff, sizeof(guest));
     if (!CHECK_EQ(f->size, SIZE) ||
-        !CHECK_OK(qcow2_read_over(f, guest, SIZE, 0, 0), &err))
+        !CHECK_OK(image_read(f, guest, SIZE, 0, 0), &err))
         return false;
     for (unsigned i = 0; i < SECTORS; i++) {
         const uint8_t *p = guest + (size_t)i * SECTOR;
@@ -180,7 +179,7 @@ static bool snapshots_good(struct rhea_storage *state, const struct model *a,
     *m = good && list_is(list, n, a) ? a : b;
     good = good && CHECK(list_is(list, n, *m));
     rhea_snapshots_free(list, n);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     for (unsigned i = 0; good && i < (*m)->n; i++) {
         struct contents c;
 
@@ -189,7 +188,7 @@ static bool snapshots_good(struct rhea_storage *state, const struct model *a,
                         &err) &&
                read_all(f, &c) &&
                CHECK(contents_equal(&c, &(*m)->snapshots[i].contents));
-        qcow2_close_ok(f);
+        image_close_ok(f);
     }
     return good;
 }
@@ -202,7 +201,7 @@ static bool active_good(struct rhea_storage *state, const struct model *a,
     struct contents c;
     bool good = read_all(f, &c);
 
-    qcow2_close_ok(f);
+    image_close_ok(f);
     if (!good || s->write)
         return good;
     if (s->apply)
@@ -225,10 +224,10 @@ static bool repair_good(struct rhea_storage *state)
     bool good;
 
     f->ops->info(f, &info);
-    qcow2_checked(f, RHEA_FIX_LEAKS | (info.dirty ? RHEA_FIX_ERRORS : 0));
-    check = qcow2_checked(f, 0);
+    image_checked(f, RHEA_FIX_LEAKS | (info.dirty ? RHEA_FIX_ERRORS : 0));
+    check = image_checked(f, 0);
     good = CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     return good;
 }
 
@@ -242,11 +241,11 @@ static bool write_over(struct rhea_storage *state)
     memset(bytes, 253, sizeof(bytes));
     good = CHECK_OK(f->ops->write(f, 0, bytes, SIZE, &err), &err) &&
            CHECK_OK(f->ops->flush(f, &err), &err);
-    check = qcow2_checked(f, 0);
+    check = image_checked(f, 0);
     /* Flags of leaked clusters may be wrong still; refcounts are never too
      * low. */
     good = good && CHECK_EQ(check.errors, 0);
-    qcow2_close_ok(f);
+    image_close_ok(f);
     return good;
 }
 
@@ -270,64 +269,46 @@ static bool state_is_good(struct rhea_storage *state, const struct model *a,
 
 static struct step steps[STEPS + 2];
 
-static void record_steps(struct rhea_storage *recorder, uint64_t seed,
-                         const struct record_log *log)
+static void record_steps(struct recording *r, uint64_t seed)
 {
-    struct rhea_format *f = qcow2_open_ok(recorder, RHEA_FORMAT_WRITE);
+    struct rhea_format *f = qcow2_open_ok(r->storage, RHEA_FORMAT_WRITE);
     uint64_t random = seed;
 
     memset(steps, 0, sizeof(steps));
     for (unsigned i = 0; i < STEPS; i++) {
         steps[i + 1].after = steps[i].after;
         CHECK_OK(step_any(f, &steps[i + 1], i, &random), &err);
-        steps[i + 1].end = log->n_ops;
+        steps[i + 1].end = r->log.n_ops;
     }
-    qcow2_close_ok(f);
+    image_close_ok(f);
     steps[STEPS + 1] = steps[STEPS];
-    steps[STEPS + 1].end = log->n_ops;
+    steps[STEPS + 1].end = r->log.n_ops;
+}
+
+static bool crash_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
+{
+    size_t at = 1;
+
+    (void)opaque;
+    while (steps[at].end < s->to)
+        at++;
+    if (state_is_good(state, &steps[at - 1].after, &steps[at]))
+        return true;
+    printf("# step %zu\n", at);
+    return false;
 }
 
 static void crash_once(const char *options, uint64_t seed)
 {
-    struct rhea_storage *s = qcow2_make(SIZE, options, NULL), *before, *rec;
-    struct record_log log = {0};
-    struct crash_limits limits = {
+    const struct crash_limits limits = {
         .seed = seed, .subsets = 6, .torn = 1, .orders = 4};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
+    struct recording r;
 
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&rec, s, &log, &err), &err);
-    record_steps(rec, seed, &log);
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    CHECK(plan.n_states > 100);
-    crash_plan_sample(&plan, 220, seed);
-    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        size_t at = 1;
-        bool good;
-
-        while (steps[at].end < plan.states[i].to)
-            at++;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        good = state_is_good(state, &steps[at - 1].after, &steps[at]);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# %s, seed %" PRIu64 ", step %zu, state %s\n", options,
-                   seed, at, text);
-            break;
-        }
-    }
-    crash_finish(&crash);
-    crash_plan_finish(&plan);
-    rhea_storage_close(rec);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    recording_begin(&r, qcow2_make(SIZE, options, NULL));
+    record_steps(&r, seed);
+    CHECK(crash_states(options, &r, &limits, 220, crash_is_good, NULL) > 100);
+    recording_end(&r);
 }
 
 static void a_crash_anywhere_leaves_the_old_or_the_new_snapshots(void)

@@ -3,9 +3,27 @@
 #include <errno.h>
 
 #include "format/option.h"
-#include "qed_lib.h"
+#include "image_lib.h"
 
 #define CLUSTER 4096
+
+static const struct rhea_format_ops *qed_ops(void)
+{
+    return rhea_format_find("qed");
+}
+
+/* A new, empty image. */
+static struct rhea_storage *qed_make(uint64_t size, const char *options,
+                                     const char *backing)
+{
+    const struct rhea_create how = {.size = size, .backing_file = backing};
+    return image_make(qed_ops(), how, options);
+}
+
+static struct rhea_format *qed_open_ok(struct rhea_storage *s, unsigned flags)
+{
+    return image_open_ok(qed_ops(), s, flags);
+}
 
 /* An image by hand, the way other programs may lay it out: two header
  * clusters, L1 at 2, an L2 table at 4, data at 7, 8 and 3, tables of one
@@ -108,7 +126,7 @@ static void an_odd_layout_is_mapped(void)
     CHECK_OK(qed_ops()->map(f, 5, 7, &x, &err), &err);
     CHECK_EQ(x.length, 7);
     CHECK_EQ(qed_ops()->map(f, f->size, 1, &x, &err), -EINVAL);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -150,36 +168,37 @@ static void offsets_where_no_cluster_can_be_are_errors(void)
             CHECK_OK(qed_ops()->map(f, 0, UINT64_MAX, &x, &err), &err);
             CHECK_EQ(x.length, CLUSTER);
         }
-        struct rhea_check check = qed_checked(f, 0);
+        struct rhea_check check = image_checked(f, 0);
         CHECK_EQ(check.corruptions, 1);
-        qed_close_ok(f);
+        image_close_ok(f);
 
         /* Never repaired but by a check that was asked to. */
         CHECK_OK(rhea_format_open_over(qed_ops(), &f, s,
                                        RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK,
                                        &err),
                  &err);
-        check = qed_checked(f, RHEA_FIX_LEAKS);
+        check = image_checked(f, RHEA_FIX_LEAKS);
         CHECK_EQ(check.corruptions_fixed, 0);
-        check = qed_checked(f, RHEA_FIX_LEAKS | RHEA_FIX_ERRORS);
+        check = image_checked(f, RHEA_FIX_LEAKS | RHEA_FIX_ERRORS);
         CHECK_EQ(check.corruptions_fixed, 1);
         CHECK_EQ(check.corruptions, 0);
         CHECK_OK(qed_ops()->map(f, CLUSTER, 1, &x, &err), &err);
         CHECK_EQ(x.kind, RHEA_EXTENT_UNALLOCATED);
-        qed_close_ok(f);
+        image_close_ok(f);
         rhea_storage_close(s);
     }
 }
 
 static void tables_cut_off_by_the_end_are_errors(void)
 {
-    struct rhea_storage *s = qed_make(1 << 20, "4k", "2", NULL);
+    struct rhea_storage *s =
+        qed_make(1 << 20, "cluster_size=4k table_size=2", NULL);
     CHECK_OK(rhea_storage_truncate(s, 4 * CLUSTER, &err), &err);
     put_le64(s, CLUSTER, 3 * CLUSTER); /* needs two clusters, has one */
     struct rhea_format *f = qed_open_ok(s, 0);
     struct rhea_extent x;
     CHECK_EQ(qed_ops()->map(f, 0, 1, &x, &err), -EIO);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -194,7 +213,7 @@ static void a_walk_names_all_that_is_used(void)
     CHECK_EQ(sums[RHEA_USE_HEADER], 2 * CLUSTER);
     CHECK_EQ(sums[RHEA_USE_TABLE], 2 * CLUSTER);
     CHECK_EQ(sums[RHEA_USE_DATA], 4 * CLUSTER);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -203,13 +222,13 @@ static void leaks_and_clusters_used_twice_are_counted(void)
     struct rhea_storage *s = make_odd();
     put_le64(s, 4 * CLUSTER + 32, 7 * CLUSTER);
     struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_CHECK);
-    struct rhea_check check = qed_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions, 1);
     CHECK_EQ(check.leaks, 2); /* 5 and 6 */
     CHECK_EQ(check.allocated_clusters, 4);
     CHECK_EQ(check.image_end, 9 * CLUSTER);
     CHECK_EQ(f->ops->check(f, RHEA_FIX_ERRORS, &check, &err), -EACCES);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -219,7 +238,7 @@ static void leaks_at_the_end_are_cut_off(void)
     CHECK_OK(rhea_storage_truncate(s, 20 * CLUSTER + 7, &err), &err);
     struct rhea_format *f =
         qed_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
-    struct rhea_check check = qed_checked(f, RHEA_FIX_LEAKS);
+    struct rhea_check check = image_checked(f, RHEA_FIX_LEAKS);
     CHECK_EQ(check.leaks_fixed, 11);
     CHECK_EQ(check.leaks, 2);
     uint64_t size = 0;
@@ -230,7 +249,7 @@ static void leaks_at_the_end_are_cut_off(void)
     struct rhea_extent x;
     CHECK_OK(f->ops->map(f, 50 * CLUSTER, 1, &x, &err), &err);
     CHECK_EQ(x.host, 9 * CLUSTER);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -242,13 +261,13 @@ static void an_unclean_image_is_checked_before_it_is_written(void)
     struct rhea_format_info info;
     f->ops->info(f, &info);
     CHECK(info.dirty);
-    qed_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_le64(s, 16), 2);
 
     /* Leaks do no harm. */
     f = qed_open_ok(s, RHEA_FORMAT_WRITE);
     CHECK_EQ(get_le64(s, 16), 2);
-    qed_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_le64(s, 16), 0);
 
     put_le64(s, 16, 2);
@@ -258,12 +277,12 @@ static void an_unclean_image_is_checked_before_it_is_written(void)
     CHECK_CONTAINS(err.text, "check -r all");
     CHECK_EQ(get_le64(s, 16), 2);
     f = qed_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
-    qed_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_le64(s, 16), 2);
     put_le64(s, 4 * CLUSTER + 32, 9 * CLUSTER);
     f = qed_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK);
-    qed_checked(f, RHEA_FIX_ERRORS);
-    qed_close_ok(f);
+    image_checked(f, RHEA_FIX_ERRORS);
+    image_close_ok(f);
     CHECK_EQ(get_le64(s, 16), 0);
     rhea_storage_close(s);
 }
@@ -273,12 +292,12 @@ static void unknown_autoclear_bits_go_when_it_is_written(void)
     struct rhea_storage *s = make_odd();
     put_le64(s, 24, 0x40); /* compatible ones stay */
     put_le64(s, 32, 0x80);
-    qed_close_ok(qed_open_ok(s, 0));
-    qed_close_ok(qed_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK));
+    image_close_ok(qed_open_ok(s, 0));
+    image_close_ok(qed_open_ok(s, RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK));
     CHECK_EQ(get_le64(s, 32), 0x80);
     struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
     CHECK_EQ(get_le64(s, 32), 0);
-    qed_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_le64(s, 24), 0x40);
     rhea_storage_close(s);
 }
@@ -296,13 +315,13 @@ static void backing_names_are_read_and_bounded(void)
     CHECK_STR(info.backing_file, "../base");
     CHECK_STR(info.backing_format, "raw");
     CHECK_EQ(info.backing_file_offset, 2 * CLUSTER - 7);
-    qed_close_ok(f);
+    image_close_ok(f);
 
     put_le64(s, 16, 1);
     f = qed_open_ok(s, 0);
     f->ops->info(f, &info);
     CHECK(info.backing_format == NULL);
-    qed_close_ok(f);
+    image_close_ok(f);
 
     put_le32(s, 60, 8); /* one byte too many */
     CHECK_EQ(rhea_format_open_over(qed_ops(), &f, s, 0, &err), -EINVAL);
@@ -315,7 +334,7 @@ static void backing_names_are_read_and_bounded(void)
     f = qed_open_ok(s, 0);
     f->ops->info(f, &info);
     CHECK(info.backing_file == NULL);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -332,12 +351,13 @@ static int below_is_ones(void *opaque, uint64_t offset, void *buf, size_t len,
 static void new_clusters_take_what_lies_below(void)
 {
     uint64_t size = 64 * CLUSTER + 512;
-    struct rhea_storage *s = qed_make(size, "4k", "1", "base");
+    struct rhea_storage *s =
+        qed_make(size, "cluster_size=4k table_size=1", "base");
     struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
     f->below = below_is_ones;
     uint8_t buf[3 * CLUSTER];
     CHECK_OK(f->ops->write(f, CLUSTER + 1000, "ab", 2, &err), &err);
-    CHECK_OK(qed_read(f, buf, CLUSTER, CLUSTER), &err);
+    CHECK_OK(image_read(f, buf, CLUSTER, CLUSTER, 0), &err);
     for (unsigned i = 0; i < CLUSTER; i++)
         if (!CHECK_EQ(buf[i], i == 1000 ? 'a' : i == 1001 ? 'b' : 1))
             break;
@@ -351,21 +371,21 @@ static void new_clusters_take_what_lies_below(void)
     CHECK_EQ(x.kind, RHEA_EXTENT_ZERO);
     CHECK_EQ(x.length, 2 * CLUSTER);
     CHECK_OK(f->ops->write(f, 4 * CLUSTER + 7, "c", 1, &err), &err);
-    CHECK_OK(qed_read(f, buf, CLUSTER, 4 * CLUSTER), &err);
+    CHECK_OK(image_read(f, buf, CLUSTER, 4 * CLUSTER, 0), &err);
     CHECK(buf[6] == 0 && buf[7] == 'c' && buf[8] == 0 && buf[4095] == 0);
 
     /* A part of a cluster is written out; the image's last part is whole. */
     CHECK_OK(f->ops->write_zeroes(f, 8 * CLUSTER + 512, 512, true, &err), &err);
-    CHECK_OK(qed_read(f, buf, CLUSTER, 8 * CLUSTER), &err);
+    CHECK_OK(image_read(f, buf, CLUSTER, 8 * CLUSTER, 0), &err);
     CHECK(buf[511] == 1 && buf[512] == 0 && buf[1023] == 0 && buf[1024] == 1);
     CHECK_OK(f->ops->write_zeroes(f, 64 * CLUSTER, 512, true, &err), &err);
     CHECK_OK(f->ops->map(f, 64 * CLUSTER, 512, &x, &err), &err);
     CHECK_EQ(x.kind, RHEA_EXTENT_ZERO);
-    qed_close_ok(f);
+    image_close_ok(f);
     f = qed_open_ok(s, RHEA_FORMAT_CHECK);
-    struct rhea_check check = qed_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -378,14 +398,14 @@ static void bytes_after_the_last_cluster_never_show(void)
     CHECK_OK(rhea_storage_write(s, junk, 100, 9 * CLUSTER, &err), &err);
     struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
     CHECK_OK(f->ops->write(f, 20 * CLUSTER + 4000, "x", 1, &err), &err);
-    CHECK_OK(qed_read(f, buf, CLUSTER, 20 * CLUSTER), &err);
+    CHECK_OK(image_read(f, buf, CLUSTER, 20 * CLUSTER, 0), &err);
     CHECK_EQ(buf[4000], 'x');
     buf[4000] = 0;
     for (unsigned i = 0; i < CLUSTER; i++)
         if (!CHECK_EQ(buf[i], 0))
             break;
     CHECK_EQ(get_le64(s, 16), 2); /* in need of a check while it is open */
-    qed_close_ok(f);
+    image_close_ok(f);
     CHECK_EQ(get_le64(s, 16), 0);
     uint64_t size = 0;
     CHECK_OK(rhea_storage_size(s, &size, &err), &err);
@@ -401,10 +421,10 @@ static void writes_are_kept_inside_the_image(void)
     CHECK_EQ(f->ops->write(f, UINT64_MAX, "xy", 2, &err), -EINVAL);
     CHECK_EQ(f->ops->write_zeroes(f, f->size, 1, false, &err), -EINVAL);
     CHECK_OK(f->ops->write(f, f->size - 2, "xy", 2, &err), &err);
-    qed_close_ok(f);
+    image_close_ok(f);
     f = qed_open_ok(s, 0);
     CHECK_EQ(f->ops->write(f, 0, "x", 1, &err), -EACCES);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -439,7 +459,7 @@ static void creation_refuses_what_the_format_cannot_hold(void)
         if (!cases[i].ret) {
             struct rhea_format *f = qed_open_ok(s, 0);
             CHECK_EQ(f->size, cases[i].size);
-            qed_close_ok(f);
+            image_close_ok(f);
         }
         rhea_storage_close(s);
     }
@@ -495,14 +515,14 @@ static void use_everything(struct rhea_storage *s, unsigned flags)
         at += x.length;
     }
     f->ops->walk(f, count_uses, sums, &err);
-    qed_checked(f, 0);
+    image_checked(f, 0);
     if (flags & RHEA_FORMAT_WRITE) {
         for (uint64_t at = 0; at < f->size && at < 40 * CLUSTER; at += 7777)
             f->ops->write(f, at, "x", 1, &err);
         struct rhea_check check =
-            qed_checked(f, RHEA_FIX_LEAKS | RHEA_FIX_ERRORS);
+            image_checked(f, RHEA_FIX_LEAKS | RHEA_FIX_ERRORS);
         uint64_t twice = check.corruptions;
-        check = qed_checked(f, 0);
+        check = image_checked(f, 0);
         /* Only what is used twice may be left. */
         CHECK_EQ(check.corruptions, twice);
     }
@@ -543,13 +563,14 @@ static void check_backing(struct rhea_storage *s, const char *name,
     CHECK(name ? info.backing_file && !strcmp(info.backing_file, name)
                : !info.backing_file);
     CHECK(!format == !info.backing_format);
-    qed_close_ok(f);
+    image_close_ok(f);
 }
 
 static void another_backing_file_can_be_named(void)
 {
     char name[1024];
-    struct rhea_storage *s = qed_make(1 << 20, "4096", "2", "base");
+    struct rhea_storage *s =
+        qed_make(1 << 20, "cluster_size=4096 table_size=2", "base");
     memset(name, 'x', sizeof(name));
     name[1023] = 0;
     const char *const names[] = {"other", name, name + 100, "short",
@@ -558,7 +579,7 @@ static void another_backing_file_can_be_named(void)
         struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
         const char *format = i % 2 ? "raw" : "qed";
         CHECK_OK(f->ops->set_backing(f, names[i], format, NULL, &err), &err);
-        qed_close_ok(f);
+        image_close_ok(f);
         check_backing(s, names[i], names[i] && i % 2 ? "raw" : NULL);
     }
     rhea_storage_close(s);
@@ -566,7 +587,8 @@ static void another_backing_file_can_be_named(void)
 
 static void an_emptied_image_holds_nothing(void)
 {
-    struct rhea_storage *s = qed_make(1 << 20, "4096", "2", "base");
+    struct rhea_storage *s =
+        qed_make(1 << 20, "cluster_size=4096 table_size=2", "base");
     struct rhea_format *f = qed_open_ok(s, RHEA_FORMAT_WRITE);
     struct rhea_extent x;
     uint64_t size;
@@ -578,12 +600,12 @@ static void an_emptied_image_holds_nothing(void)
     CHECK_OK(rhea_storage_size(s, &size, &err), &err);
     CHECK_EQ(size, 3 * 4096);
     CHECK_OK(f->ops->write(f, 9000, "data", 4, &err), &err);
-    qed_close_ok(f);
+    image_close_ok(f);
     f = qed_open_ok(s, 0);
-    struct rhea_check check = qed_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
     CHECK_EQ(check.allocated_clusters, 1);
-    qed_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 

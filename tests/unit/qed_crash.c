@@ -1,22 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* What format_crash.h promises, of QED. */
 #include "format_crash.h"
+#include "format_threads.h"
 
 static struct rhea_storage *make(bool over, uint64_t seed)
 {
-    const struct rhea_option options[] = {{"cluster_size", "4k"},
-                                          {"table_size", seed % 3 ? "1" : "2"}};
     const struct rhea_create how = {
         .size = SIZE,
         .backing_file = over ? "base" : NULL,
-        .options = options,
-        .n_options = 2,
     };
-    struct rhea_storage *s;
-    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err) ||
-        !CHECK_OK(rhea_format_find("qed")->create(s, &how, &err), &err))
-        exit(99);
-    return s;
+    return image_make(rhea_format_find("qed"), how,
+                      seed % 3 ? "cluster_size=4k table_size=1"
+                               : "cluster_size=4k table_size=2");
 }
 
 static struct subject subject = {.make = make};

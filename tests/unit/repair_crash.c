@@ -6,10 +6,9 @@
  */
 #include <errno.h>
 
+#include "crash_states.h"
 #include "qcow2_lib.h"
-#include "storage/crash.h"
 #include "storage/fault.h"
-#include "storage/record.h"
 
 #define SIZE ((uint64_t)600 << 10)
 #define CLUSTER 4096
@@ -179,11 +178,7 @@ static const struct rhea_format_ops *ops_of(const struct damage *d)
 static struct rhea_format *open_ok(const struct damage *d,
                                    struct rhea_storage *s, unsigned flags)
 {
-    struct rhea_format *f = NULL;
-
-    if (!CHECK_OK(rhea_format_open_over(ops_of(d), &f, s, flags, &err), &err))
-        return NULL;
-    return f;
+    return image_open_ok(ops_of(d), s, flags);
 }
 
 static void write_some(struct rhea_format *f, unsigned n, uint64_t random)
@@ -202,22 +197,12 @@ static void write_some(struct rhea_format *f, unsigned n, uint64_t random)
 /* With a snapshot that shares most of it. */
 static struct rhea_storage *make(const struct damage *d)
 {
-    struct rhea_option options[] = {{"cluster_size", "4096"}, {NULL, NULL}};
-    struct rhea_create how = {.size = SIZE, .options = options, .n_options = 1};
-    char text[100], name[] = "s";
+    const struct rhea_create how = {.size = SIZE};
+    char options[100], name[] = "s";
     struct rhea_snapshot what = {.name = name, .date = 1, .icount = UINT64_MAX};
-    struct rhea_storage *s;
 
-    snprintf(text, sizeof(text), "%s", d->options);
-    if (*text) {
-        char *value = strchr(text, '=');
-
-        *value = 0;
-        options[how.n_options++] = (struct rhea_option){text, value + 1};
-    }
-    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &err), &err) ||
-        !CHECK_OK(ops_of(d)->create(s, &how, &err), &err))
-        exit(99);
+    snprintf(options, sizeof(options), "cluster_size=4096 %s", d->options);
+    struct rhea_storage *s = image_make(ops_of(d), how, options);
     struct rhea_format *f = open_ok(d, s, RHEA_FORMAT_WRITE);
     write_some(f, 30, 1);
     if (d->snapshot) {
@@ -237,14 +222,13 @@ static bool look_at(const struct damage *d, struct rhea_storage *s,
                     const char *snapshot, uint8_t *bytes)
 {
     struct rhea_format *f = open_ok(d, s, 0);
-    bool good = f != NULL;
+    bool good = true;
 
-    if (good && snapshot)
+    if (snapshot)
         good = CHECK_OK(f->ops->snapshot_load(f, snapshot, &err), &err);
     if (good)
-        good = CHECK_OK(qcow2_read_over(f, bytes, SIZE, 0, 9), &err);
-    if (f)
-        f->ops->close(f, NULL);
+        good = CHECK_OK(image_read(f, bytes, SIZE, 0, 9), &err);
+    f->ops->close(f, NULL);
     return good;
 }
 
@@ -312,52 +296,52 @@ static bool state_is_good(const struct damage *d, struct rhea_storage *state,
     return good;
 }
 
+/* What it held BEFORE the damage. */
+static struct rhea_storage *make_damaged(const struct damage *d,
+                                         struct view *before)
+{
+    struct rhea_storage *s = make(d);
+    struct rhea_check found;
+
+    look(d, s, before);
+    d->damage(s);
+    CHECK_OK(repair(d, s, 0, &found), &err);
+    CHECK(found.corruptions + found.leaks > 0 || ops_of(d) != qcow2_ops());
+    before->corruptions = found.corruptions;
+    return s;
+}
+
 /* --- the tests ------------------------------------------------------------ */
+
+struct crash_look {
+    const struct damage *d;
+    const struct view *before;
+};
+
+static bool crash_is_good(const void *opaque, struct rhea_storage *state,
+                          const struct crash_state *s)
+{
+    const struct crash_look *look = opaque;
+    (void)s;
+    return state_is_good(look->d, state, look->before);
+}
 
 static void crash_once(const struct damage *d)
 {
     static struct view before;
-    struct rhea_storage *s = make(d), *first, *recorder;
-    struct record_log log = {0};
-    struct crash_limits limits = {
+    const struct crash_look look = {d, &before};
+    const struct crash_limits limits = {
         .seed = 7, .subsets = 8, .torn = 2, .orders = 6};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
+    struct rhea_storage *s = make_damaged(d, &before);
     struct rhea_check found;
+    struct recording r;
+    char name[100];
 
-    look(d, s, &before);
-    d->damage(s);
-    CHECK_OK(repair(d, s, 0, &found), &err);
-    CHECK(found.corruptions + found.leaks > 0 || ops_of(d) != qcow2_ops());
-    before.corruptions = found.corruptions;
-    CHECK_OK(memory_snapshot(&first, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    CHECK_OK(repair(d, recorder, d->fix, &found), &err);
-
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    CHECK(plan.n_states > 1);
-    crash_plan_sample(&plan, 400, 7);
-    CHECK_OK(crash_init(&crash, first, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = state_is_good(d, state, &before);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# %s, %s: state %s\n", d->format, d->name, text);
-            break;
-        }
-    }
-    crash_finish(&crash);
-    crash_plan_finish(&plan);
-    rhea_storage_close(recorder);
-    rhea_storage_close(first);
-    record_log_finish(&log);
+    recording_begin(&r, s);
+    CHECK_OK(repair(d, r.storage, d->fix, &found), &err);
+    snprintf(name, sizeof(name), "%s, %s", d->format, d->name);
+    CHECK(crash_states(name, &r, &limits, 400, crash_is_good, &look) > 1);
+    recording_end(&r);
 }
 
 static void a_crash_during_a_repair_loses_nothing(void)
@@ -370,14 +354,10 @@ static void a_crash_during_a_repair_loses_nothing(void)
 static bool fault_once(const struct damage *d, uint64_t at, unsigned classes)
 {
     static struct view before;
-    struct rhea_storage *s = make(d), *keep, *faulty;
+    struct rhea_storage *s = make_damaged(d, &before), *keep, *faulty;
     struct fault_plan plan = {.classes = classes, .at = at, .code = EIO};
     struct rhea_check found;
 
-    look(d, s, &before);
-    d->damage(s);
-    CHECK_OK(repair(d, s, 0, &found), &err);
-    before.corruptions = found.corruptions;
     CHECK_OK(fault_open(&faulty, s, &plan, &err), &err);
     (void)repair(d, faulty, d->fix, &found);
     bool hit = fault_hits(faulty) > 0;

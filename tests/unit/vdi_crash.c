@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What format_crash.h promises, of VDI. */
 #include "format_crash.h"
+#include "format_threads.h"
 #include "vdi_lib.h"
 
 static struct rhea_storage *make(bool over, uint64_t seed)

@@ -4,10 +4,7 @@
 #ifndef VDI_LIB_H
 #define VDI_LIB_H
 
-#include <rhea/format.h>
-
-#include "lib/test.h"
-#include "storage/memory.h"
+#include "image_lib.h"
 
 static inline const struct rhea_format_ops *vdi_ops(void)
 {
@@ -31,46 +28,32 @@ vdi_search(void *opaque,
 
 static const struct rhea_files vdi_files = {.search = vdi_search};
 
-static inline struct rhea_storage *
-vdi_make_options(uint64_t size, const struct rhea_option *options, size_t n,
-                 struct rhea_format *parent)
+/* With blocks of 4 KiB. */
+static inline struct rhea_storage *vdi_make_over(uint64_t size,
+                                                 struct rhea_format *parent)
 {
-    struct rhea_error e;
-    struct rhea_storage *s;
     const struct rhea_create how = {
         .size = size,
         .backing_file = parent ? "base.vdi" : NULL,
-        .options = options,
-        .n_options = n,
         .files = &vdi_files,
         .parent = parent,
     };
-    if (!CHECK_OK(rhea_memory_open(&s, INT64_MAX, &e), &e) ||
-        !CHECK_OK(vdi_ops()->create(s, &how, &e), &e))
-        exit(99);
-    return s;
+    return image_make(vdi_ops(), how, "block_size=4k");
 }
 
-/* With blocks of 4 KiB. */
 static inline struct rhea_storage *vdi_make(uint64_t size)
 {
-    const struct rhea_option options[] = {{"block_size", "4k"}};
-    return vdi_make_options(size, options, 1, NULL);
+    return vdi_make_over(size, NULL);
 }
 
 /* A child of what the folder has, which is made where there is none. */
 static inline struct rhea_storage *vdi_make_child(uint64_t size)
 {
-    const struct rhea_option options[] = {{"block_size", "4k"}};
-    struct rhea_error e;
-    struct rhea_format *parent;
     if (!vdi_base)
         vdi_base = vdi_make(size);
-    if (!CHECK_OK(rhea_format_open_over(vdi_ops(), &parent, vdi_base, 0, &e),
-                  &e))
-        exit(99);
-    struct rhea_storage *s = vdi_make_options(size, options, 1, parent);
-    CHECK_OK(parent->ops->close(parent, &e), &e);
+    struct rhea_format *parent = image_open_ok(vdi_ops(), vdi_base, 0);
+    struct rhea_storage *s = vdi_make_over(size, parent);
+    image_close_ok(parent);
     return s;
 }
 

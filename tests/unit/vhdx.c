@@ -5,8 +5,6 @@
 #include "base/crc32c.h"
 #include "vhdx_lib.h"
 
-static struct rhea_error err;
-
 enum { LOG_AT = 1 << 20, SECTOR = VHDX_LOG_SECTOR, ENTRY_MAX = 200 };
 
 /* --- Logs made by hand --------------------------------------------------- */
@@ -132,11 +130,11 @@ static bool replayed(struct rhea_storage *s, uint64_t offset, uint8_t byte)
         CHECK_OK(rhea_storage_read_padded(v->image, b, SECTOR, offset, &err),
                  &err) &&
         CHECK_MEM(b, want, SECTOR);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     f = vhdx_open_ok(copy, RHEA_FORMAT_WRITE);
     v = (const struct vhdx *)f;
     good = good && CHECK(uuid_is_null(v->header.log_guid));
-    vhdx_close_ok(f);
+    image_close_ok(f);
     good = good &&
            CHECK_OK(rhea_storage_read_padded(copy, b, SECTOR, offset, &err),
                     &err) &&
@@ -232,7 +230,7 @@ static void a_log_of_another_time_is_not_replayed(void)
     /* QEMU names a log before it has written to it. */
     struct rhea_format *f = vhdx_open_ok(s, 0);
     CHECK(!((struct vhdx *)f)->overlay);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -271,7 +269,7 @@ static void a_replay_makes_the_file_longer(void)
     ring_add_one(&r, r.last - SECTOR, 5, 0);
     ring_use(&r);
     replayed(s, r.last - SECTOR, 5);
-    vhdx_close_ok(vhdx_open_ok(s, RHEA_FORMAT_WRITE));
+    image_close_ok(vhdx_open_ok(s, RHEA_FORMAT_WRITE));
     CHECK_OK(rhea_storage_size(s, &size, &err), &err);
     CHECK_EQ(size, r.last);
     rhea_storage_close(s);
@@ -300,7 +298,7 @@ static void an_overlay_is_what_a_replay_makes(void)
         }
         ring_use(&r);
         CHECK_OK(memory_clone(&copy, s, &err), &err);
-        vhdx_close_ok(vhdx_open_ok(copy, RHEA_FORMAT_WRITE));
+        image_close_ok(vhdx_open_ok(copy, RHEA_FORMAT_WRITE));
         struct rhea_format *f = vhdx_open_ok(s, 0);
         static uint8_t a[1 << 20], b[1 << 20];
         struct rhea_storage *overlay = ((struct vhdx *)f)->overlay;
@@ -313,7 +311,7 @@ static void an_overlay_is_what_a_replay_makes(void)
             if (!CHECK_MEM(a, b, len))
                 break;
         }
-        vhdx_close_ok(f);
+        image_close_ok(f);
         rhea_storage_close(copy);
         rhea_storage_close(s);
     }
@@ -416,16 +414,16 @@ static void an_image_without_a_log_gets_one(void)
     memset(guest, 7, sizeof(guest));
     CHECK_OK(f->ops->write(f, 0, guest, sizeof(guest), &err), &err);
     CHECK_OK(f->ops->flush(f, &err), &err);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     f = vhdx_open_ok(s, RHEA_FORMAT_CHECK);
     const struct vhdx *v = (const struct vhdx *)f;
     CHECK_EQ(v->header.log_length, VHDX_LOG_MIN);
     CHECK(v->header.log_offset >= 4 << 20);
-    struct rhea_check check = vhdx_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     CHECK_EQ(check.corruptions + check.leaks + check.errors, 0);
-    CHECK_OK(vhdx_read(f, guest, sizeof(guest), 0, 0), &err);
+    CHECK_OK(image_read(f, guest, sizeof(guest), 0, 0), &err);
     CHECK_EQ(guest[0], 7);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -461,7 +459,7 @@ static void every_state_means_something_or_is_an_error(void)
         CHECK_EQ(ret, states[i].ret);
         if (!ret)
             CHECK_EQ(x.kind, states[i].kind);
-        vhdx_close_ok(f);
+        image_close_ok(f);
     }
     rhea_storage_close(s);
 }
@@ -474,7 +472,7 @@ static void runs_of_blocks_are_joined(void)
     CHECK_OK(f->ops->map(f, 0, 8 << 20, &x, &err), &err);
     CHECK_EQ(x.kind, RHEA_EXTENT_ZERO);
     CHECK_EQ(x.length, 8 << 20);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     put_le64(s, (3 << 20) + 8, 6 | 4 << 20);
     put_le64(s, (3 << 20) + 16, 6 | 5 << 20);
     put_le64(s, (3 << 20) + 24, 6 | 6 << 20); /* past the end */
@@ -485,7 +483,7 @@ static void runs_of_blocks_are_joined(void)
     CHECK(x.length >= (1 << 20) - 512 && x.length <= (2 << 20) - 512);
     CHECK_OK(f->ops->map(f, 2 << 20, 6 << 20, &x, &err), &err);
     CHECK_EQ(f->ops->map(f, 3 << 20, 5 << 20, &x, &err), -EIO);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -508,7 +506,7 @@ static void bitmaps_lie_between_the_blocks_of_chunks(void)
     CHECK_EQ(get_le64(s, (3 << 20) + 129 * 8) & 7, 6);
     CHECK_EQ(get_le64(s, (3 << 20) + 130 * 8) & 7, 6);
     CHECK_EQ(get_le64(s, (3 << 20) + 131 * 8), 2);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 
@@ -529,14 +527,14 @@ static void identities_change_with_the_first_write(void)
     CHECK_OK(f->ops->renew_identity(f, &err), &err);
     CHECK_OK(f->ops->write(f, 0, guest, sizeof(guest), &err), &err);
     CHECK_EQ(v->header.sequence, after.sequence);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     /* Once more for each time it is opened. */
     f = vhdx_open_ok(s, RHEA_FORMAT_WRITE);
     v = (const struct vhdx *)f;
     CHECK(uuid_equal(v->header.data_write, after.data_write));
     CHECK_OK(f->ops->write(f, 0, guest, sizeof(guest), &err), &err);
     CHECK(!uuid_equal(v->header.data_write, after.data_write));
-    vhdx_close_ok(f);
+    image_close_ok(f);
     rhea_storage_close(s);
 }
 

@@ -5,6 +5,7 @@
  * otherwise), and QEMU brings it into the same order as this program does.
  */
 #include "format_crash.h"
+#include "format_threads.h"
 #include "vhdx_lib.h"
 
 enum { BLOCK = 1 << 20, SPREAD = 100 * SECTOR };
@@ -44,7 +45,7 @@ static bool has_whole_log(struct rhea_storage *state)
     struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_CHECK);
     const struct vhdx *v = (const struct vhdx *)f;
     bool good = CHECK(uuid_is_null(v->header.log_guid) || v->overlay);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     return good;
 }
 
@@ -132,38 +133,9 @@ static void threads_share_blocks(void)
     threads_share(&subject);
 }
 
-/* --- Crashes of anything ------------------------------------------------- */
-
-/* Looks at STATE, in which all that was done by op DURABLE survives. */
-typedef bool state_fn(struct rhea_storage *state, size_t durable, size_t to);
-
-static void crash_states(struct rhea_storage *before,
-                         const struct record_log *log, size_t most,
-                         state_fn *look)
-{
-    struct crash_limits limits = {
-        .seed = 7, .subsets = 4, .torn = 1, .orders = 2};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
-    CHECK_OK(crash_plan(log, &limits, &plan, &err), &err);
-    crash_plan_sample(&plan, most, 7);
-    CHECK_OK(crash_init(&crash, before, log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        char text[100];
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = look(state, plan.states[i].from, plan.states[i].to);
-        rhea_storage_close(state);
-        crash_describe(&plan.states[i], text, sizeof(text));
-        if (!good) {
-            printf("# state %s\n", text);
-            break;
-        }
-    }
-    crash_plan_finish(&plan);
-    crash_finish(&crash);
-}
+/* Of what follows. */
+static const struct crash_limits limits = {
+    .seed = 7, .subsets = 4, .torn = 1, .orders = 2};
 
 /* --- A ring that is full ------------------------------------------------- */
 
@@ -172,20 +144,21 @@ enum { WRITES = 150 };
 static size_t ring_ops[WRITES]; /* when it was flushed */
 static unsigned ring_looks;
 
-static bool ring_look(struct rhea_storage *state, size_t durable, size_t to)
+static bool ring_look(const void *opaque, struct rhea_storage *state,
+                      const struct crash_state *s)
 {
     uint8_t sector[SECTOR];
-    (void)to;
+    (void)opaque;
     bool good = has_whole_log(state);
     struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_WRITE);
-    struct rhea_check check = vhdx_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     good = good && CHECK_EQ(check.corruptions + check.errors, 0);
     for (unsigned i = 0; good && i < WRITES; i++) {
-        CHECK_OK(vhdx_read(f, sector, SECTOR, (uint64_t)i * BLOCK, 0), &err);
+        CHECK_OK(image_read(f, sector, SECTOR, (uint64_t)i * BLOCK, 0), &err);
         good = CHECK(sector[0] == i + 1 ||
-                     (sector[0] == 0 && ring_ops[i] > durable));
+                     (sector[0] == 0 && ring_ops[i] > s->from));
     }
-    vhdx_close_ok(f);
+    image_close_ok(f);
     if (good && ring_looks++ % 40 == 0 && test_have_program("qemu-img")) {
         const char *image = test_path("ring.vhdx");
         good =
@@ -200,26 +173,22 @@ static void the_log_begins_anew_where_its_ring_ends(void)
 {
     struct rhea_storage *s =
         vhdx_make((uint64_t)WRITES * BLOCK, "block_size=1M", NULL);
-    struct rhea_storage *before, *recorder;
-    struct record_log log = {0};
+    struct recording r;
     uint8_t sector[SECTOR];
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    recording_begin(&r, s);
+    struct rhea_format *f = vhdx_open_ok(r.storage, RHEA_FORMAT_WRITE);
     for (unsigned i = 0; i < WRITES; i++) {
         memset(sector, (int)i + 1, sizeof(sector));
         CHECK_OK(f->ops->write(f, (uint64_t)i * BLOCK, sector, SECTOR, &err),
                  &err);
         CHECK_OK(f->ops->flush(f, &err), &err);
-        ring_ops[i] = log.n_ops;
+        ring_ops[i] = r.log.n_ops;
     }
-    vhdx_close_ok(f);
+    image_close_ok(f);
     /* With entries of two sectors it was full once. */
     CHECK(WRITES * 2 * VHDX_LOG_SECTOR > VHDX_LOG_MIN);
-    crash_states(before, &log, 400, ring_look);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    crash_states("a full ring", &r, &limits, 400, ring_look, NULL);
+    recording_end(&r);
 }
 
 /* --- More than one entry at once ----------------------------------------- */
@@ -230,22 +199,24 @@ enum { CHUNKS = 40 };
 #define CHUNK ((uint64_t)4 << 30)
 static size_t chunks_op; /* when all were flushed */
 
-static bool chunks_look(struct rhea_storage *state, size_t durable, size_t to)
+static bool chunks_look(const void *opaque, struct rhea_storage *state,
+                        const struct crash_state *s)
 {
     uint8_t sector[SECTOR];
-    (void)to;
+    (void)opaque;
     bool good = has_whole_log(state);
     struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_WRITE);
-    struct rhea_check check = vhdx_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     good = good && CHECK_EQ(check.corruptions + check.errors, 0);
     for (unsigned i = 0; good && i < CHUNKS; i++) {
-        CHECK_OK(vhdx_read(f, sector, SECTOR, i * CHUNK, BELOW), &err);
+        CHECK_OK(image_read(f, sector, SECTOR, i * CHUNK, BELOW), &err);
         good = CHECK(sector[0] == i + 10 ||
-                     (sector[0] == BELOW && chunks_op > durable));
-        CHECK_OK(vhdx_read(f, sector, SECTOR, i * CHUNK + SECTOR, BELOW), &err);
+                     (sector[0] == BELOW && chunks_op > s->from));
+        CHECK_OK(image_read(f, sector, SECTOR, i * CHUNK + SECTOR, BELOW),
+                 &err);
         good = good && CHECK_EQ(sector[0], BELOW);
     }
-    vhdx_close_ok(f);
+    image_close_ok(f);
     return good;
 }
 
@@ -264,7 +235,7 @@ static void set_stale_bits(struct rhea_storage *s)
                  end | VHDX_FULLY_PRESENT);
     }
     CHECK_OK(rhea_storage_truncate(s, end, &err), &err);
-    vhdx_close_ok(f);
+    image_close_ok(f);
 }
 
 static void chunks_once(bool stale)
@@ -273,23 +244,19 @@ static void chunks_once(bool stale)
         vhdx_make_child(CHUNKS * CHUNK, "block_size=2M", "block_size=1M");
     if (stale)
         set_stale_bits(s);
-    struct rhea_storage *before, *recorder;
-    struct record_log log = {0};
+    struct recording r;
     uint8_t sector[SECTOR];
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    recording_begin(&r, s);
+    struct rhea_format *f = vhdx_open_ok(r.storage, RHEA_FORMAT_WRITE);
     for (unsigned i = 0; i < CHUNKS; i++) {
         memset(sector, (int)i + 10, sizeof(sector));
         CHECK_OK(f->ops->write(f, i * CHUNK, sector, SECTOR, &err), &err);
     }
     CHECK_OK(f->ops->flush(f, &err), &err);
-    chunks_op = log.n_ops;
-    vhdx_close_ok(f);
-    crash_states(before, &log, 200, chunks_look);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    chunks_op = r.log.n_ops;
+    image_close_ok(f);
+    crash_states("chunks", &r, &limits, 200, chunks_look, NULL);
+    recording_end(&r);
 }
 
 static void many_bitmaps_are_written_in_order(void)
@@ -366,9 +333,9 @@ static bool whole_read(struct rhea_format *f, uint8_t *guest)
         uint64_t offset = at / SPREAD * BLOCK;
         uint64_t end = RHEA_MIN(offset + SPREAD, f->size);
         if (offset < end &&
-            !CHECK_EQ(
-                vhdx_read(f, guest + at, (size_t)(end - offset), offset, BELOW),
-                0))
+            !CHECK_EQ(image_read(f, guest + at, (size_t)(end - offset), offset,
+                                 BELOW),
+                      0))
             return false;
     }
     return true;
@@ -391,20 +358,22 @@ static bool whole_holds(const uint8_t *guest)
     return true;
 }
 
-static bool whole_look(struct rhea_storage *state, size_t durable, size_t to)
+static bool whole_look(const void *opaque, struct rhea_storage *state,
+                       const struct crash_state *s)
 {
     static uint8_t guest[SIZE];
-    (void)durable;
-    (void)to;
+    (void)opaque;
+    (void)s;
+    (void)opaque;
     bool good = has_whole_log(state);
     for (unsigned pass = 0; good && pass < 2; pass++) {
         struct rhea_format *f =
             vhdx_open_ok(state, pass ? RHEA_FORMAT_WRITE : RHEA_FORMAT_CHECK);
-        struct rhea_check check = vhdx_checked(f, 0);
+        struct rhea_check check = image_checked(f, 0);
         good = CHECK(check.corruptions + check.errors <= !pass) &&
                CHECK(f->size == whole.sizes[0] || f->size == whole.sizes[1]) &&
                CHECK(whole_read(f, guest)) && CHECK(whole_holds(guest));
-        vhdx_close_ok(f);
+        image_close_ok(f);
     }
     return good;
 }
@@ -413,27 +382,22 @@ static void change_once(const char *name, bool child, uint64_t seed,
                         int (*change)(struct rhea_format *f), bool below,
                         uint64_t size)
 {
-    struct rhea_storage *s = make(child, seed), *before, *recorder;
-    struct record_log log = {0};
+    struct recording r;
     static struct moment moments[64];
     printf("# %s, seed %" PRIu64 "\n", name, seed);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    crash_record(&subject, recorder, &log, child, seed, moments);
-    record_log_finish(&log);
-    log = (struct record_log){0};
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
+    recording_begin(&r, make(child, seed));
+    crash_record(&subject, &r, child, seed, moments);
+    recording_again(&r);
+    struct rhea_format *f = vhdx_open_ok(r.storage, RHEA_FORMAT_WRITE);
     CHECK_OK(subject_read(&subject, f, whole.guest, true), &err);
     whole.below_shows = below;
     whole.sizes[0] = f->size;
     whole.sizes[1] = size;
     CHECK_OK(change(f), &err);
-    vhdx_close_ok(f);
-    CHECK(log.n_ops > 4);
-    crash_states(before, &log, 200, whole_look);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    image_close_ok(f);
+    CHECK(r.log.n_ops > 4);
+    crash_states("a change", &r, &limits, 200, whole_look, NULL);
+    recording_end(&r);
 }
 
 static void changes_of_the_whole_image_survive_crashes(void)
@@ -452,7 +416,7 @@ static void changes_of_the_whole_image_survive_crashes(void)
                     DISK);
         change_once("grow the BAT", seed % 2, seed, change_grow_bat, false,
                     LARGE);
-        vhdx_close_ok(other);
+        image_close_ok(other);
         rhea_storage_close(s);
     }
 }
@@ -475,7 +439,7 @@ static bool reuse_block_holds(struct rhea_format *f, unsigned i, size_t durable)
     bool again = i >= STAYS && i < STAYS + WRITTEN;
     if ((uint64_t)(i + 1) * BLOCK > f->size)
         return CHECK(i >= STAYS && (!again || durable < reuse.ops[i - STAYS]));
-    CHECK_OK(vhdx_read(f, b, SPREAD, (uint64_t)i * BLOCK, BELOW), &err);
+    CHECK_OK(image_read(f, b, SPREAD, (uint64_t)i * BLOCK, BELOW), &err);
     if (!CHECK(memcmp(b, b + 1, SPREAD - 1) == 0))
         return false;
     if (!again)
@@ -485,18 +449,19 @@ static bool reuse_block_holds(struct rhea_format *f, unsigned i, size_t durable)
                  (before && durable < reuse.ops[i - STAYS]));
 }
 
-static bool reuse_look(struct rhea_storage *state, size_t durable, size_t to)
+static bool reuse_look(const void *opaque, struct rhea_storage *state,
+                       const struct crash_state *s)
 {
-    (void)to;
+    (void)opaque;
     bool good = has_whole_log(state);
     struct rhea_format *f = vhdx_open_ok(state, RHEA_FORMAT_WRITE);
-    struct rhea_check check = vhdx_checked(f, 0);
+    struct rhea_check check = image_checked(f, 0);
     good = good && CHECK_EQ(check.corruptions + check.errors, 0) &&
            CHECK(f->size == DISK || f->size == STAYS * BLOCK ||
                  f->size == reuse.large);
     for (unsigned i = 0; good && i < STAYS + WRITTEN; i++)
-        good = reuse_block_holds(f, i, durable);
-    vhdx_close_ok(f);
+        good = reuse_block_holds(f, i, s->from);
+    image_close_ok(f);
     return good;
 }
 
@@ -508,43 +473,39 @@ static int reuse_write(struct rhea_format *f, unsigned block, unsigned value)
 }
 
 /* Returns how much longer the file has become. */
-static uint64_t reuse_record(struct rhea_storage *recorder,
-                             struct record_log *log)
+static uint64_t reuse_record(struct recording *r)
 {
     const struct rhea_resize less = {.size = STAYS * BLOCK, .shrink = true};
     uint64_t before = 0, after = 0;
-    struct rhea_format *f = vhdx_open_ok(recorder, RHEA_FORMAT_WRITE);
-    CHECK_OK(rhea_storage_size(recorder, &before, &err), &err);
+    struct rhea_format *f = vhdx_open_ok(r->storage, RHEA_FORMAT_WRITE);
+    CHECK_OK(rhea_storage_size(r->storage, &before, &err), &err);
     CHECK_OK(f->ops->resize(f, &less, &err), &err);
     CHECK_OK(change_size(f, reuse.large), &err);
     for (unsigned i = 0; i < WRITTEN; i++) {
         CHECK_OK(reuse_write(f, STAYS + i, 0x40 + STAYS + i), &err);
         if (i % 2)
             CHECK_OK(f->ops->flush(f, &err), &err);
-        reuse.ops[i & ~1U] = reuse.ops[i] = log->n_ops;
+        reuse.ops[i & ~1U] = reuse.ops[i] = r->log.n_ops;
     }
-    vhdx_close_ok(f);
-    CHECK_OK(rhea_storage_size(recorder, &after, &err), &err);
+    image_close_ok(f);
+    CHECK_OK(rhea_storage_size(r->storage, &after, &err), &err);
     return after - before;
 }
 
 static void reuse_once(bool child, uint64_t large, uint64_t grown)
 {
     static const unsigned order[] = {4, 5, 0, 1, 2};
-    struct rhea_storage *s = make(child, 3), *before, *recorder;
-    struct record_log log = {0};
+    struct rhea_storage *s = make(child, 3);
+    struct recording r;
     struct rhea_format *f = vhdx_open_ok(s, RHEA_FORMAT_WRITE);
     for (unsigned i = 0; i < RHEA_ARRAY_SIZE(order); i++)
         CHECK_OK(reuse_write(f, order[i], order[i] + 1), &err);
-    vhdx_close_ok(f);
+    image_close_ok(f);
     reuse.large = large;
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    CHECK_EQ(reuse_record(recorder, &log), grown * BLOCK);
-    crash_states(before, &log, 300, reuse_look);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    recording_begin(&r, s);
+    CHECK_EQ(reuse_record(&r), grown * BLOCK);
+    crash_states("places used again", &r, &limits, 300, reuse_look, NULL);
+    recording_end(&r);
 }
 
 static void a_place_that_became_free_is_used_again(void)

@@ -277,23 +277,21 @@ static bool crash_is_good(const void *opaque, struct rhea_storage *state,
 
 static void crash_case(const struct change_case *c)
 {
-    struct rhea_storage *s = make(c), *before, *recorder;
-    struct record_log log = {0};
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    text.log = &log;
-    struct opened o = open_ok(c, recorder, RHEA_FORMAT_WRITE);
+    const struct crash_limits limits = {
+        .seed = 1, .subsets = 8, .torn = 2, .orders = 4};
+    struct recording r;
+    recording_begin(&r, make(c));
+    text.log = &r.log;
+    struct opened o = open_ok(c, r.storage, RHEA_FORMAT_WRITE);
     CHECK_OK(c->run(o.f), &err);
     CHECK_EQ(o.f->size, c->after);
     CHECK(image_is_good(c, o.f));
     CHECK_OK(image_close(&o), &err);
     text.log = NULL;
 
-    size_t n = crash_states(c->name, before, &log, STATES, crash_is_good, c);
+    size_t n = crash_states(c->name, &r, &limits, STATES, crash_is_good, c);
     CHECK(n > 3 || is_beside(c));
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    recording_end(&r);
 }
 
 /* --- Faults -------------------------------------------------------------- */

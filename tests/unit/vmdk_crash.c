@@ -3,6 +3,7 @@
  * extents, and streams. */
 #include "format/vmdk/create.h"
 #include "format_crash.h"
+#include "format_threads.h"
 #include "vmdk_lib.h"
 
 static struct rhea_format_ops ops;
@@ -205,14 +206,13 @@ struct stream_moment {
 };
 
 /* Grains in any order, some more of them each time it is opened. */
-static size_t stream_record(struct rhea_storage *s, struct record_log *log,
-                            uint64_t seed, struct stream_moment *moments)
+static void stream_record(struct recording *r, uint64_t seed,
+                          struct stream_moment *moment)
 {
     struct stream_model m = {0};
-    size_t n = 0;
     for (unsigned turn = 0; turn < 3; turn++) {
         struct rhea_format *f;
-        CHECK_OK(rhea_format_open_over(&rhea_format_vmdk, &f, s,
+        CHECK_OK(rhea_format_open_over(&rhea_format_vmdk, &f, r->storage,
                                        RHEA_FORMAT_WRITE, &err),
                  &err);
         for (unsigned i = 0; i < 10; i++) {
@@ -224,57 +224,39 @@ static size_t stream_record(struct rhea_storage *s, struct record_log *log,
             }
             if (flush)
                 CHECK_OK(f->ops->flush(f, &err), &err);
-            moments[n++] = (struct stream_moment){log->n_ops, m};
+            *moment++ = (struct stream_moment){r->log.n_ops, m};
             if (flush) {
                 memcpy(m.flushed, m.now, sizeof(m.now));
                 m.any = true;
             }
         }
         CHECK_OK(f->ops->close(f, &err), &err);
-        moments[n++] = (struct stream_moment){log->n_ops, m};
+        *moment++ = (struct stream_moment){r->log.n_ops, m};
         memcpy(m.flushed, m.now, sizeof(m.now));
         m.any = true;
     }
-    return n;
+}
+
+static bool stream_is_good(const void *opaque, struct rhea_storage *state,
+                           const struct crash_state *s)
+{
+    const struct stream_moment *now = opaque;
+    while (now->op < s->to)
+        now++;
+    return stream_holds(state, &now->model);
 }
 
 static void stream_crash_once(uint64_t seed)
 {
-    struct rhea_storage *s = stream_make(), *before, *recorder;
-    struct record_log log = {0};
     static struct stream_moment moments[64];
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    stream_record(recorder, &log, seed, moments);
     const struct crash_limits limits = {
         .seed = seed, .subsets = 6, .torn = 1, .orders = 4};
-    struct crash_plan plan = {0};
-    struct crash crash = {0};
-    CHECK_OK(crash_plan(&log, &limits, &plan, &err), &err);
-    crash_plan_sample(&plan, 400, seed);
-    CHECK_OK(crash_init(&crash, before, &log, &err), &err);
-    for (size_t i = 0; i < plan.n_states; i++) {
-        struct rhea_storage *state;
-        size_t at = 0;
-        while (moments[at].op < plan.states[i].to)
-            at++;
-        if (!CHECK_OK(crash_build(&crash, &plan.states[i], &state, &err), &err))
-            break;
-        bool good = stream_holds(state, &moments[at].model);
-        rhea_storage_close(state);
-        if (!good) {
-            char text[100];
-            crash_describe(&plan.states[i], text, sizeof(text));
-            printf("# seed %" PRIu64 ", state %s\n", seed, text);
-            break;
-        }
-    }
-    CHECK(plan.n_states > 100);
-    crash_plan_finish(&plan);
-    crash_finish(&crash);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    struct recording r;
+    recording_begin(&r, stream_make());
+    stream_record(&r, seed, moments);
+    CHECK(crash_states("a stream", &r, &limits, 400, stream_is_good, moments) >
+          100);
+    recording_end(&r);
 }
 
 static void a_crash_anywhere_leaves_what_was_flushed_of_a_stream(void)

@@ -4,12 +4,9 @@
  * same repair again makes the image sound, and the guest sees what it saw
  * before, or in a stream that was cut off what was whole of it.
  */
-#include <rhea/format.h>
-
-#include "base/checked.h"
 #include "base/cleanup.h"
 #include "crash_states.h"
-#include "lib/test.h"
+#include "image_lib.h"
 #include "vmdk_lib.h"
 
 enum {
@@ -21,8 +18,6 @@ enum {
     ALL = RHEA_FIX_LEAKS | RHEA_FIX_ERRORS,
 };
 
-static struct rhea_error err;
-
 /* A damaged image, and what its grains hold, a byte each. */
 struct damage {
     const char *name;
@@ -33,16 +28,7 @@ struct damage {
 
 static struct rhea_format *open_ok(struct rhea_storage *s, unsigned flags)
 {
-    struct rhea_format *f;
-    if (!CHECK_OK(rhea_format_open_over(&rhea_format_vmdk, &f, s, flags, &err),
-                  &err))
-        exit(99);
-    return f;
-}
-
-static void close_ok(struct rhea_format *f)
-{
-    CHECK_OK(f->ops->close(f, &err), &err);
+    return image_open_ok(&rhea_format_vmdk, s, flags);
 }
 
 /* --- Grains that are used twice ------------------------------------------- */
@@ -72,7 +58,7 @@ static struct rhea_storage *make_shared(void)
         CHECK_OK(f->ops->write(f, (uint64_t)i * GRAIN, bytes, GRAIN, &err),
                  &err);
     }
-    close_ok(f);
+    image_close_ok(f);
     share(s, 3, 0);
     share(s, 4, 0);
     share(s, 9, 7);
@@ -111,7 +97,7 @@ static struct rhea_storage *make_cut_off(void)
                                           bytes, sizeof(bytes), &err),
                  &err);
     }
-    close_ok(f);
+    image_close_ok(f);
     /* The next grain's marker, and no more. */
     CHECK_OK(rhea_storage_truncate(s, cut + 20, &err), &err);
     return s;
@@ -146,13 +132,6 @@ static bool grains_are_good(const struct damage *d, struct rhea_format *f)
     return true;
 }
 
-static struct rhea_check repaired(struct rhea_format *f, unsigned fix)
-{
-    struct rhea_check check = {0};
-    CHECK_OK(f->ops->check(f, fix, &check, &err), &err);
-    return check;
-}
-
 static bool state_is_good(const void *opaque, struct rhea_storage *state,
                           const struct crash_state *s)
 {
@@ -160,37 +139,35 @@ static bool state_is_good(const void *opaque, struct rhea_storage *state,
     (void)s;
     struct rhea_format *f = open_ok(state, RHEA_FORMAT_CHECK);
     bool good = d->grain == PACKED_GRAIN || grains_are_good(d, f);
-    close_ok(f);
+    image_close_ok(f);
     f = open_ok(state, RHEA_FORMAT_CHECK | RHEA_FORMAT_WRITE);
-    struct rhea_check check = repaired(f, ALL);
+    struct rhea_check check = image_checked(f, ALL);
     good = good && CHECK_EQ(check.corruptions + check.errors, 0);
-    close_ok(f);
+    image_close_ok(f);
     f = open_ok(state, 0);
-    check = repaired(f, 0);
+    check = image_checked(f, 0);
     good = good && CHECK_EQ(check.corruptions + check.errors, 0) &&
            grains_are_good(d, f);
-    close_ok(f);
+    image_close_ok(f);
     return good;
 }
 
 static void crash_case(const struct damage *d)
 {
-    struct rhea_storage *s = d->make(), *before, *recorder;
-    struct record_log log = {0};
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
+    const struct crash_limits limits = {
+        .seed = 1, .subsets = 8, .torn = 2, .orders = 4};
+    struct recording r;
+    recording_begin(&r, d->make());
     struct rhea_format *f =
-        open_ok(recorder, RHEA_FORMAT_CHECK | RHEA_FORMAT_WRITE);
-    struct rhea_check check = repaired(f, ALL);
+        open_ok(r.storage, RHEA_FORMAT_CHECK | RHEA_FORMAT_WRITE);
+    struct rhea_check check = image_checked(f, ALL);
     CHECK(check.corruptions_fixed > 0);
     CHECK_EQ(check.corruptions + check.errors, 0);
     CHECK(grains_are_good(d, f));
-    close_ok(f);
+    image_close_ok(f);
 
-    CHECK(crash_states(d->name, before, &log, STATES, state_is_good, d) > 10);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    CHECK(crash_states(d->name, &r, &limits, STATES, state_is_good, d) > 10);
+    recording_end(&r);
 }
 
 static void a_crash_of_a_repair_loses_nothing(void)

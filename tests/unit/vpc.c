@@ -8,8 +8,6 @@
 #include "format/vpc/vpc.h"
 #include "vpc_lib.h"
 
-static struct rhea_error err;
-
 static void a_geometry_is_not_larger_than_the_disk(void)
 {
     uint64_t random = 1, largest = vpc_geometry_bytes(&vpc_geometry_max);

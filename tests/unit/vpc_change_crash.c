@@ -15,8 +15,6 @@
 
 enum { BELOW = 9, STATES = 300 };
 
-static struct rhea_error err;
-
 /* What an image may be: as it was, or as it is to be. */
 struct shape {
     uint64_t size;
@@ -44,15 +42,7 @@ static bool is_written(uint64_t sector)
 
 static struct rhea_format *open_ok(struct rhea_storage *s, unsigned flags)
 {
-    struct rhea_format *f;
-    if (!CHECK_OK(rhea_format_open_over(vpc_ops(), &f, s, flags, &err), &err))
-        exit(99);
-    return f;
-}
-
-static void close_ok(struct rhea_format *f)
-{
-    CHECK_OK(f->ops->close(f, &err), &err);
+    return image_open_ok(vpc_ops(), s, flags);
 }
 
 static struct rhea_storage *make_written(const struct change_case *c)
@@ -65,7 +55,7 @@ static struct rhea_storage *make_written(const struct change_case *c)
         if (is_written(i))
             CHECK_OK(f->ops->write(f, i * SECTOR, bytes, SECTOR, &err), &err);
     }
-    close_ok(f);
+    image_close_ok(f);
     return s;
 }
 
@@ -139,12 +129,12 @@ static bool state_is_good(const void *opaque, struct rhea_storage *state,
     (void)s;
     struct rhea_format *f = open_ok(state, RHEA_FORMAT_CHECK);
     bool good = image_is_good(c, f, 1);
-    close_ok(f);
+    image_close_ok(f);
     if (!good)
         return false;
     f = open_ok(state, RHEA_FORMAT_WRITE);
     good = image_is_good(c, f, 0);
-    close_ok(f);
+    image_close_ok(f);
     return good;
 }
 
@@ -157,24 +147,21 @@ static void check_end(const struct change_case *c, struct rhea_storage *s)
     CHECK(has_shape(&info, &c->after));
     CHECK_OK(f->ops->check(f, 0, &check, &err), &err);
     CHECK_EQ(check.corruptions + check.errors, 0);
-    close_ok(f);
+    image_close_ok(f);
 }
 
 static void crash_case(const struct change_case *c)
 {
-    struct rhea_storage *s = make_written(c), *before, *recorder;
-    struct record_log log = {0};
-    CHECK_OK(memory_snapshot(&before, s, &err), &err);
-    CHECK_OK(record_open(&recorder, s, &log, &err), &err);
-    struct rhea_format *f = open_ok(recorder, RHEA_FORMAT_WRITE);
+    const struct crash_limits limits = {
+        .seed = 1, .subsets = 8, .torn = 2, .orders = 4};
+    struct recording r;
+    recording_begin(&r, make_written(c));
+    struct rhea_format *f = open_ok(r.storage, RHEA_FORMAT_WRITE);
     CHECK_OK(c->run(f), &err);
-    close_ok(f);
-    check_end(c, recorder);
-
-    CHECK(crash_states(c->name, before, &log, STATES, state_is_good, c) > 3);
-    rhea_storage_close(recorder);
-    rhea_storage_close(before);
-    record_log_finish(&log);
+    image_close_ok(f);
+    check_end(c, r.storage);
+    CHECK(crash_states(c->name, &r, &limits, STATES, state_is_good, c) > 3);
+    recording_end(&r);
 }
 
 /* --- Changes --- */
@@ -194,7 +181,7 @@ static int set_backing(struct rhea_format *f, const char *name)
     struct rhea_format *parent = open_ok(base, 0);
     int ret = f->ops->set_backing(f, name, name ? "vpc" : NULL,
                                   name ? parent : NULL, &err);
-    close_ok(parent);
+    image_close_ok(parent);
     rhea_storage_close(base);
     return ret;
 }

@@ -2,6 +2,7 @@
 /* What format_crash.h promises, of VHD; and that changes of a whole image
  * survive crashes. */
 #include "format_crash.h"
+#include "format_threads.h"
 #include "vpc_lib.h"
 
 static struct rhea_storage *make(bool over, uint64_t seed)
