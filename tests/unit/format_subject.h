@@ -32,7 +32,7 @@ struct subject {
     int (*change)(struct rhea_format *f, struct model *m, uint64_t *random,
                   bool *flushed);
     bool (*is_good)(struct rhea_storage *state, const struct model *m);
-    size_t states; /* of a crash that are looked at, 0: 400 */
+    size_t states;    /* of a crash that are looked at, 0: 400 */
     const char *name; /* NULL: there is but one */
 };
 

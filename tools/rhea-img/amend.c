@@ -53,31 +53,23 @@ static int amend_do(struct amend_arguments *a)
 static int amend_option(struct amend_arguments *a, int c, char **argv)
 {
     switch (c) {
-    case 'f':
-        a->image.format = optarg;
-        return 0;
     case 'o':
         a->given = true;
-        return tool_options_add(&a->options, optarg) < 0;
+        return tool_options_add(&a->options, optarg) < 0 ? 1 : -1;
     case 't':
         a->image.cache = optarg;
-        return 0;
+        return -1;
     case 'p':
         a->progress.enabled = true;
-        return 0;
+        return -1;
     case 'q':
         a->quiet = true;
-        return 0;
-    case TOOL_OPT_OBJECT:
-        return tool_object_add(optarg) < 0;
-    case TOOL_OPT_IMAGE_OPTS:
-        a->image.image_opts = true;
-        return 0;
+        return -1;
     case TOOL_OPT_FORCE:
         a->force = true;
-        return 0;
+        return -1;
     default:
-        return tool_other_option(&tool_amend, c, argv);
+        return tool_image_option(&tool_amend, &a->image, c, argv);
     }
 }
 
@@ -95,7 +87,7 @@ static int amend_parse(struct amend_arguments *a, int argc, char **argv)
     while ((c = getopt_long(argc, argv, ":ho:f:t:pq", long_options, NULL)) !=
            -1) {
         code = amend_option(a, c, argv);
-        if (code || c == 'h')
+        if (code >= 0)
             return code;
     }
     if (!a->given)

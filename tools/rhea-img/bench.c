@@ -273,9 +273,6 @@ static int bench_option(struct bench_arguments *a, int c, char **argv)
     case 'd':
         return bench_get("number of requests at a time", &a->depth, 1,
                          BENCH_DEPTH_MAX);
-    case 'f':
-        a->image.format = optarg;
-        return -1;
     case 'i':
         return bench_get_aio(optarg);
     case 'n':
@@ -296,9 +293,6 @@ static int bench_option(struct bench_arguments *a, int c, char **argv)
         a->write = true;
         a->image.flags |= RHEA_IMAGE_WRITE;
         return -1;
-    case 'U':
-        a->image.flags |= RHEA_IMAGE_NO_LOCK;
-        return -1;
     case TOOL_OPT_FLUSH_INTERVAL:
         return bench_get("number of requests between two flushes",
                          &a->flush_interval, 0, INT32_MAX);
@@ -307,13 +301,8 @@ static int bench_option(struct bench_arguments *a, int c, char **argv)
         return -1;
     case TOOL_OPT_PATTERN:
         return bench_get("pattern byte", &a->pattern, 0, 255);
-    case TOOL_OPT_OBJECT:
-        return tool_object_add(optarg) < 0 ? 1 : -1;
-    case TOOL_OPT_IMAGE_OPTS:
-        a->image.image_opts = true;
-        return -1;
     default:
-        return tool_other_option(&tool_bench, c, argv);
+        return tool_image_option(&tool_bench, &a->image, c, argv);
     }
 }
 
@@ -337,9 +326,9 @@ static int bench_parse(struct bench_arguments *a, int argc, char **argv)
         if (code >= 0)
             return code;
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_bench, "bench: exactly one file is needed");
-    a->image.name = argv[optind];
+    code = tool_only_file(&tool_bench, argc, argv, &a->image.name);
+    if (code >= 0)
+        return code;
     return bench_check(a);
 }
 

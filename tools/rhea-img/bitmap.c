@@ -154,9 +154,6 @@ static int bitmap_parse(struct bitmap_arguments *a, int argc, char **argv)
         case 'b':
             a->source.name = optarg;
             break;
-        case 'f':
-            a->image.format = optarg;
-            break;
         case 'F':
             a->source.format = optarg;
             break;
@@ -164,17 +161,14 @@ static int bitmap_parse(struct bitmap_arguments *a, int argc, char **argv)
             if (tool_get_size("granularity", optarg, &a->granularity) < 0)
                 return 1;
             break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->image.image_opts = true;
-            break;
         default:
-            if (c < OPT_VERB || c > OPT_VERB + BITMAP_MERGE)
-                return tool_other_option(&tool_bitmap, c, argv);
-            bitmap_add_action(a, (enum bitmap_verb)(c - OPT_VERB), optarg);
+            if (c >= OPT_VERB && c <= OPT_VERB + BITMAP_MERGE) {
+                bitmap_add_action(a, (enum bitmap_verb)(c - OPT_VERB), optarg);
+                break;
+            }
+            code = tool_image_option(&tool_bitmap, &a->image, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
     code = bitmap_check(a);

@@ -11,10 +11,9 @@ enum {
 };
 
 struct check_arguments {
-    const char *filename, *format;
+    struct tool_image image;
     unsigned fix;
-    const char *cache;
-    bool quiet, json, no_lock, image_opts;
+    bool quiet, json;
     struct tool_progress progress;
 };
 
@@ -51,7 +50,7 @@ static int check_print_json(const struct check_arguments *a, const char *format,
     check_add_some(object, "corruptions-fixed", r->corruptions_fixed);
     check_add_some(object, "leaks-fixed", r->leaks_fixed);
     check_add_some(object, "fragmented-clusters", r->fragmented_clusters);
-    json_object_set_new(object, "filename", tool_json_string(a->filename));
+    json_object_set_new(object, "filename", tool_json_string(a->image.name));
     json_object_set_new(object, "format", json_string(format));
     return tool_json_print(object);
 }
@@ -155,7 +154,7 @@ static int check_open_image(struct check_arguments *a, struct rhea_image *image)
     }
     if (check_image(a, image, &result, &err) < 0) {
         rhea_error_prefix(&err, "the check could not be completed");
-        return tool_fail(a->filename, &err, CHECK_FAILED);
+        return tool_fail(a->image.name, &err, CHECK_FAILED);
     }
     if (a->json)
         code = a->quiet ? 0 : check_print_json(a, format->ops->name, &result);
@@ -166,7 +165,7 @@ static int check_open_image(struct check_arguments *a, struct rhea_image *image)
     if (code == 0)
         code = tool_finish_output(0, CHECK_FAILED);
     if (code == 0 && result.errors)
-        tool_error("%s: some of the image could not be checked", a->filename);
+        tool_error("%s: some of the image could not be checked", a->image.name);
     return code ? code : check_verdict(&result);
 }
 
@@ -182,14 +181,11 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
         {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
-    int c;
+    int c, code;
 
     while ((c = getopt_long(argc, argv, ":hf:r:T:qUp", long_options, NULL)) !=
            -1) {
         switch (c) {
-        case 'f':
-            a->format = optarg;
-            break;
         case 'r':
             if (!strcmp(optarg, "leaks"))
                 a->fix = RHEA_FIX_LEAKS;
@@ -201,7 +197,7 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
                                   optarg);
             break;
         case 'T':
-            a->cache = optarg;
+            a->image.cache = optarg;
             break;
         case TOOL_OPT_OUTPUT:
             if (tool_get_output(optarg, &a->json) < 0)
@@ -210,30 +206,22 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
         case 'q':
             a->quiet = true;
             break;
-        case 'U':
-            a->no_lock = true;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->image_opts = true;
-            break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
         case 'p':
             a->progress.enabled = true;
             break;
         default:
-            return tool_other_option(&tool_check, c, argv);
+            code = tool_image_option(&tool_check, &a->image, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_check, "check: exactly one file is needed");
-    if (a->fix && a->no_lock)
+    code = tool_only_file(&tool_check, argc, argv, &a->image.name);
+    if (code >= 0)
+        return code;
+    if (a->fix && (a->image.flags & RHEA_IMAGE_NO_LOCK))
         return tool_usage(&tool_check,
                           "check: -r and -U exclude each other: what is in use "
                           "cannot be repaired");
-    a->filename = argv[optind];
     if (a->quiet)
         a->progress.enabled = false;
     return -1;
@@ -242,33 +230,23 @@ static int check_parse(struct check_arguments *a, int argc, char **argv)
 static int check_run(int argc, char **argv)
 {
     struct check_arguments a = {
+        .image.flags = RHEA_IMAGE_CHECK | RHEA_IMAGE_NO_BACKING,
         .progress = {.stream = stderr, .phases = true, .step = 1},
     };
     struct rhea_error err;
     struct rhea_image *image;
-    unsigned flags = RHEA_IMAGE_CHECK | RHEA_IMAGE_NO_BACKING;
     int code = check_parse(&a, argc, argv);
 
     if (code >= 0)
         return code;
     if (a.fix)
-        flags |= RHEA_IMAGE_WRITE;
-    if (a.no_lock)
-        flags |= RHEA_IMAGE_NO_LOCK;
-    if (tool_image_open(
-            &(struct tool_image){
-                .name = a.filename,
-                .format = a.format,
-                .image_opts = a.image_opts,
-                .cache = a.cache,
-                .flags = flags,
-            },
-            &image) < 0)
+        a.image.flags |= RHEA_IMAGE_WRITE;
+    if (tool_image_open(&a.image, &image) < 0)
         return CHECK_FAILED;
     code = check_open_image(&a, image);
     if (rhea_image_close(image, &err) < 0 &&
         (code == 0 || code == CHECK_LEAKS || code == CHECK_CORRUPT))
-        code = tool_fail(a.filename, &err, CHECK_FAILED);
+        code = tool_fail(a.image.name, &err, CHECK_FAILED);
     return code;
 }
 

@@ -87,14 +87,11 @@ static int commit_parse(struct commit_arguments *a, int argc, char **argv)
         {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
-    int c;
+    int c, code;
 
     while ((c = getopt_long(argc, argv, ":hf:t:b:dpqr:", long_options, NULL)) !=
            -1) {
         switch (c) {
-        case 'f':
-            a->top.format = optarg;
-            break;
         case 't':
             a->top.cache = optarg;
             break;
@@ -115,20 +112,15 @@ static int commit_parse(struct commit_arguments *a, int argc, char **argv)
             if (tool_get_size("rate limit", optarg, &a->rate) < 0)
                 return 1;
             break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->top.image_opts = true;
-            break;
         default:
-            return tool_other_option(&tool_commit, c, argv);
+            code = tool_image_option(&tool_commit, &a->top, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_commit, "commit: exactly one file is needed");
-    a->top.name = argv[optind];
+    code = tool_only_file(&tool_commit, argc, argv, &a->top.name);
+    if (code >= 0)
+        return code;
     if (a->quiet)
         a->progress.enabled = false;
     return -1;

@@ -186,32 +186,21 @@ static int dd_parse(struct dd_arguments *a, int argc, char **argv)
         {"force-share", no_argument, NULL, 'U'},
         {0},
     };
-    int c;
+    int c, code;
 
     while ((c = getopt_long(argc, argv, ":hf:O:pU", long_options, NULL)) !=
            -1) {
         switch (c) {
-        case 'f':
-            a->in.format = optarg;
-            break;
         case 'O':
             a->out_format = optarg;
             break;
         case 'p':
             a->progress.enabled = true;
             break;
-        case 'U':
-            a->in.flags |= RHEA_IMAGE_NO_LOCK;
-            break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->in.image_opts = true;
-            break;
         default:
-            return tool_other_option(&tool_dd, c, argv);
+            code = tool_image_option(&tool_dd, &a->in, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
     for (; optind < argc; optind++) {

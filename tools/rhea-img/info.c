@@ -7,8 +7,8 @@
 #include "tool.h"
 
 struct info_arguments {
-    const char *filename, *format;
-    bool json, chain, no_lock, image_opts;
+    struct tool_image image;
+    bool json, chain;
 };
 
 /* All that is printed of one image. */
@@ -200,22 +200,15 @@ static int info_one(const struct info_arguments *a, const char *filename,
                     const char *format, bool print, struct info_seen *seen,
                     json_t *array, char **next, char **next_format)
 {
-    unsigned flags =
-        RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_CHECK | RHEA_IMAGE_NO_IO;
+    struct tool_image what = a->image;
     struct rhea_image *image;
     struct rhea_error err;
     struct info_view v;
 
-    if (a->no_lock)
-        flags |= RHEA_IMAGE_NO_LOCK;
-    if (tool_image_open(
-            &(struct tool_image){
-                .name = filename,
-                .format = format,
-                .image_opts = a->image_opts && !json_array_size(array),
-                .flags = flags,
-            },
-            &image) < 0)
+    what.name = filename;
+    what.format = format;
+    what.image_opts = a->image.image_opts && !json_array_size(array);
+    if (tool_image_open(&what, &image) < 0)
         return 1;
     if (a->chain && info_remember(seen, image) < 0) {
         rhea_image_close(image, NULL);
@@ -246,8 +239,8 @@ static int info_one(const struct info_arguments *a, const char *filename,
 
 static int info_walk(const struct info_arguments *a, bool print, json_t *array)
 {
-    char *name = tool_strdup(a->filename);
-    char *format = a->format ? tool_strdup(a->format) : NULL;
+    char *name = tool_strdup(a->image.name);
+    char *format = a->image.format ? tool_strdup(a->image.format) : NULL;
     struct info_seen seen = {.n = 0};
     int code = 0;
 
@@ -299,13 +292,10 @@ static int info_parse(struct info_arguments *a, int argc, char **argv)
         {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
-    int c;
+    int c, code;
 
     while ((c = getopt_long(argc, argv, ":hf:U", long_options, NULL)) != -1) {
         switch (c) {
-        case 'f':
-            a->format = optarg;
-            break;
         case TOOL_OPT_OUTPUT:
             if (tool_get_output(optarg, &a->json) < 0)
                 return 1;
@@ -313,29 +303,21 @@ static int info_parse(struct info_arguments *a, int argc, char **argv)
         case TOOL_OPT_BACKING_CHAIN:
             a->chain = true;
             break;
-        case 'U':
-            a->no_lock = true;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->image_opts = true;
-            break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
         default:
-            return tool_other_option(&tool_info, c, argv);
+            code = tool_image_option(&tool_info, &a->image, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_info, "info: exactly one file is needed");
-    a->filename = argv[optind];
-    return -1;
+    return tool_only_file(&tool_info, argc, argv, &a->image.name);
 }
 
 static int info_run(int argc, char **argv)
 {
-    struct info_arguments a = {0};
+    struct info_arguments a = {
+        .image.flags =
+            RHEA_IMAGE_NO_BACKING | RHEA_IMAGE_CHECK | RHEA_IMAGE_NO_IO,
+    };
     int code = info_parse(&a, argc, argv);
 
     return code < 0 ? info_do(&a) : code;

@@ -49,6 +49,36 @@ int tool_other_option(const struct tool_command *command, int c, char **argv)
                       given);
 }
 
+int tool_image_option(const struct tool_command *command,
+                      struct tool_image *image, int c, char **argv)
+{
+    switch (c) {
+    case 'f':
+        image->format = optarg;
+        return -1;
+    case 'U':
+        image->flags |= RHEA_IMAGE_NO_LOCK;
+        return -1;
+    case TOOL_OPT_OBJECT:
+        return tool_object_add(optarg) < 0 ? 1 : -1;
+    case TOOL_OPT_IMAGE_OPTS:
+        image->image_opts = true;
+        return -1;
+    default:
+        return tool_other_option(command, c, argv);
+    }
+}
+
+int tool_only_file(const struct tool_command *command, int argc, char **argv,
+                   const char **file)
+{
+    if (optind != argc - 1)
+        return tool_usage(command, "%s: exactly one file is needed",
+                          command->name);
+    *file = argv[optind];
+    return -1;
+}
+
 static const struct tool_command *main_find(const char *name)
 {
     size_t i;

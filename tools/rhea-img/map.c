@@ -6,9 +6,9 @@
 #include "tool.h"
 
 struct map_arguments {
-    const char *filename, *format;
+    struct tool_image image;
     uint64_t start, length;
-    bool json, no_lock, image_opts;
+    bool json;
 };
 
 /* One line of the output. */
@@ -225,7 +225,7 @@ static int map_print(struct map *m)
     if (!e->has_offset) {
         tool_error("%s has clusters without a place of their own (compressed "
                    "ones); only --output=json can show them",
-                   m->arguments->filename);
+                   m->arguments->image.name);
         return -1;
     }
     printf("%#-16jx%#-16jx%#-16jx%s\n", (uintmax_t)e->start,
@@ -243,7 +243,7 @@ static int map_walk(struct map *m)
         end = size;
     for (; pos < end; pos += e.length) {
         if (map_look(m, pos, end - pos, &e, &err) < 0)
-            return tool_fail(m->arguments->filename, &err, -1);
+            return tool_fail(m->arguments->image.name, &err, -1);
         /* People are shown data only: everything else is alike. */
         if (!m->arguments->json && (!e.data || e.zero))
             e = (struct map_entry){
@@ -266,14 +266,7 @@ static int map_do(const struct map_arguments *a)
     unsigned depth = 0;
     int ret;
 
-    const struct tool_image what = {
-        .name = a->filename,
-        .format = a->format,
-        .image_opts = a->image_opts,
-        .flags = a->no_lock ? RHEA_IMAGE_NO_LOCK : 0,
-    };
-
-    if (tool_image_open(&what, &m.image) < 0)
+    if (tool_image_open(&a->image, &m.image) < 0)
         return 1;
     for (image = m.image; image && depth < RHEA_CHAIN_MAX;
          image = rhea_image_backing(image))
@@ -300,14 +293,11 @@ static int map_parse(struct map_arguments *a, int argc, char **argv)
         {"image-opts", no_argument, NULL, TOOL_OPT_IMAGE_OPTS},
         {0},
     };
-    int c;
+    int c, code;
 
     while ((c = getopt_long(argc, argv, ":hf:s:l:U", long_options, NULL)) !=
            -1) {
         switch (c) {
-        case 'f':
-            a->format = optarg;
-            break;
         case 's':
             if (tool_get_size("start offset", optarg, &a->start) < 0)
                 return 1;
@@ -320,24 +310,13 @@ static int map_parse(struct map_arguments *a, int argc, char **argv)
             if (tool_get_output(optarg, &a->json) < 0)
                 return 1;
             break;
-        case 'U':
-            a->no_lock = true;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->image_opts = true;
-            break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
         default:
-            return tool_other_option(&tool_map, c, argv);
+            code = tool_image_option(&tool_map, &a->image, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_map, "map: exactly one file is needed");
-    a->filename = argv[optind];
-    return -1;
+    return tool_only_file(&tool_map, argc, argv, &a->image.name);
 }
 
 static int map_run(int argc, char **argv)

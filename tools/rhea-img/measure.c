@@ -104,31 +104,20 @@ static int measure_check(const struct measure_arguments *a)
 static int measure_option(struct measure_arguments *a, int c, char **argv)
 {
     switch (c) {
-    case 'f':
-        a->source.format = optarg;
-        return 0;
     case 'O':
         a->format = optarg;
-        return 0;
+        return -1;
     case 'o':
-        return tool_options_add(&a->options, optarg) < 0;
+        return tool_options_add(&a->options, optarg) < 0 ? 1 : -1;
     case 'l':
         a->snapshot = optarg;
-        return 0;
-    case 'U':
-        a->source.flags |= RHEA_IMAGE_NO_LOCK;
-        return 0;
-    case TOOL_OPT_OBJECT:
-        return tool_object_add(optarg) < 0;
-    case TOOL_OPT_IMAGE_OPTS:
-        a->source.image_opts = true;
-        return 0;
+        return -1;
     case TOOL_OPT_OUTPUT:
-        return tool_get_output(optarg, &a->json) < 0;
+        return tool_get_output(optarg, &a->json) < 0 ? 1 : -1;
     case TOOL_OPT_SIZE:
-        return tool_get_size("image size", optarg, &a->size) < 0;
+        return tool_get_size("image size", optarg, &a->size) < 0 ? 1 : -1;
     default:
-        return tool_other_option(&tool_measure, c, argv);
+        return tool_image_option(&tool_measure, &a->source, c, argv);
     }
 }
 
@@ -148,7 +137,7 @@ static int measure_parse(struct measure_arguments *a, int argc, char **argv)
     while ((c = getopt_long(argc, argv, ":hf:O:o:l:U", long_options, NULL)) !=
            -1) {
         code = measure_option(a, c, argv);
-        if (code || c == 'h')
+        if (code >= 0)
             return code;
     }
     if (a->options.help)

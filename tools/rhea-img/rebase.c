@@ -106,9 +106,6 @@ static int rebase_check(const struct rebase_arguments *a)
 static int rebase_option(struct rebase_arguments *a, int c, char **argv)
 {
     switch (c) {
-    case 'f':
-        a->image.format = optarg;
-        return -1;
     case 'F':
         a->backing_format = optarg;
         return -1;
@@ -133,13 +130,8 @@ static int rebase_option(struct rebase_arguments *a, int c, char **argv)
     case 'c':
         a->compress = true;
         return -1;
-    case TOOL_OPT_OBJECT:
-        return tool_object_add(optarg) < 0 ? 1 : -1;
-    case TOOL_OPT_IMAGE_OPTS:
-        a->image.image_opts = true;
-        return -1;
     default:
-        return tool_other_option(&tool_rebase, c, argv);
+        return tool_image_option(&tool_rebase, &a->image, c, argv);
     }
 }
 
@@ -166,9 +158,9 @@ static int rebase_parse(struct rebase_arguments *a, int argc, char **argv)
         if (code >= 0)
             return code;
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_rebase, "rebase: exactly one file is needed");
-    a->image.name = argv[optind];
+    code = tool_only_file(&tool_rebase, argc, argv, &a->image.name);
+    if (code >= 0)
+        return code;
     if (quiet)
         a->progress.enabled = false;
     return rebase_check(a);

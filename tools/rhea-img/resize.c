@@ -95,28 +95,18 @@ static int resize_parse(struct resize_arguments *a, int argc, char **argv)
         {"shrink", no_argument, NULL, TOOL_OPT_SHRINK},
         {0},
     };
-    int c;
+    int c, code;
 
     /* The size comes last and may look like an option: "-1G". */
     if (argc > 2)
         a->size = argv[--argc];
     while ((c = getopt_long(argc, argv, ":hf:pq", long_options, NULL)) != -1) {
         switch (c) {
-        case 'f':
-            a->image.format = optarg;
-            break;
         case 'p':
             a->progress.enabled = true;
             break;
         case 'q':
             a->quiet = true;
-            break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->image.image_opts = true;
             break;
         case TOOL_OPT_PREALLOCATION:
             if (!resize_is_mode(optarg))
@@ -127,7 +117,9 @@ static int resize_parse(struct resize_arguments *a, int argc, char **argv)
             a->how.shrink = true;
             break;
         default:
-            return tool_other_option(&tool_resize, c, argv);
+            code = tool_image_option(&tool_resize, &a->image, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
     if (!a->size || optind != argc - 1)

@@ -86,7 +86,7 @@ static int snapshot_parse(struct snapshot_arguments *a, int argc, char **argv)
         {"force-share", no_argument, NULL, 'U'},
         {0},
     };
-    int c;
+    int c, code;
 
     a->image.flags = RHEA_IMAGE_WRITE | RHEA_IMAGE_NO_BACKING;
     while ((c = getopt_long(argc, argv, ":hla:c:d:qU", long_options, NULL)) !=
@@ -106,24 +106,15 @@ static int snapshot_parse(struct snapshot_arguments *a, int argc, char **argv)
         case 'q':
             a->quiet = true;
             break;
-        case 'U':
-            a->image.flags |= RHEA_IMAGE_NO_LOCK;
-            break;
-        case TOOL_OPT_OBJECT:
-            if (tool_object_add(optarg) < 0)
-                return 1;
-            break;
-        case TOOL_OPT_IMAGE_OPTS:
-            a->image.image_opts = true;
-            break;
         default:
-            return tool_other_option(&tool_snapshot, c, argv);
+            code = tool_image_option(&tool_snapshot, &a->image, c, argv);
+            if (code >= 0)
+                return code;
         }
     }
-    if (optind != argc - 1)
-        return tool_usage(&tool_snapshot,
-                          "snapshot: exactly one file is needed");
-    a->image.name = argv[optind];
+    code = tool_only_file(&tool_snapshot, argc, argv, &a->image.name);
+    if (code >= 0)
+        return code;
     if (a->action == 'l')
         a->image.flags &= ~(unsigned)RHEA_IMAGE_WRITE;
     return -1;

@@ -72,4 +72,13 @@ int tool_usage(const struct tool_command *command, const char *fmt, ...)
 /* For what getopt_long returned and a command does not handle: help, missing
  * arguments, unknown options. Returns the exit code. */
 int tool_other_option(const struct tool_command *command, int c, char **argv);
+/* For what most commands may be told of an image, and a command does not handle
+ * itself: -f, -U, --object, --image-opts; the rest is tool_other_option's.
+ * Returns the exit code, or -1 to go on. */
+int tool_image_option(const struct tool_command *command,
+                      struct tool_image *image, int c, char **argv);
+/* The one file that is behind the options. The exit code, or -1 to go on. */
+int tool_only_file(const struct tool_command *command, int argc, char **argv,
+                   const char **file);
+
 #endif

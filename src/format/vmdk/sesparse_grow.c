@@ -127,8 +127,7 @@ static int grow_plan(struct sesparse_grow *g, uint64_t size,
     new->size = g->needs[PART_GRAINS];
     g->shift = (new->at - grains->at) / x->h.grain_size;
     g->n_places = new->size / x->h.grain_size;
-    grow_lay_out(g, g->beside,
-                 RHEA_MAX(part_end(new), sesparse_file_end(x)));
+    grow_lay_out(g, g->beside, RHEA_MAX(part_end(new), sesparse_file_end(x)));
     g->beside[PART_GRAINS] = *new;
     return 0;
 }
@@ -152,9 +151,9 @@ static int grow_move(struct sesparse_grow *g, uint64_t place, uint64_t back,
     if (g->first + g->moved >= g->n_places)
         return grow_full(err);
     *to = g->first + g->moved++;
-    int ret = sesparse_put(
-        &x->se->maps, g->beside[PART_BACK_MAP].at + *to * sizeof(uint64_t), 1,
-        SESPARSE_UNMAPPED, sesparse_number(back), 0, err);
+    int ret = sesparse_put(&x->se->maps,
+                           g->beside[PART_BACK_MAP].at + *to * sizeof(uint64_t),
+                           1, SESPARSE_UNMAPPED, sesparse_number(back), 0, err);
     return ret ? ret
                : copy_range(x->file, x->h.parts[PART_GRAINS].at + place * size,
                             g->beside[PART_GRAINS].at + *to * size, size, false,
@@ -200,8 +199,8 @@ static int grow_entry(struct sesparse_grow *g, uint64_t *entry, uint64_t back,
     if (!ret && kept)
         ret = grow_move(g, place, back, &place, err);
     /* Either reads as zeroes. */
-    *entry = kept ? sesparse_entry(kind, place)
-                  : sesparse_entry(SESPARSE_ZERO, 0);
+    *entry =
+        kept ? sesparse_entry(kind, place) : sesparse_entry(SESPARSE_ZERO, 0);
     return ret;
 }
 
@@ -257,7 +256,8 @@ static int grow_copy(struct sesparse_grow *g, unsigned part, uint64_t from,
 }
 
 /* Bits that tell of no place, or of those that grains have moved to. */
-static int grow_bits(struct sesparse_grow *g, uint64_t n, struct rhea_error *err)
+static int grow_bits(struct sesparse_grow *g, uint64_t n,
+                     struct rhea_error *err)
 {
     struct vmdk_extent *x = g->x;
     const struct vmdk_area was = x->h.parts[PART_BITMAP];
