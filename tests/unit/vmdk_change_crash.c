@@ -161,6 +161,7 @@ static struct rhea_storage *make(const struct change_case *c)
 {
     uint64_t size = c->stale ? 2 * SIZE : SIZE;
     struct rhea_storage *s = make_empty_image(c, size);
+    static const uint8_t no_text[VMDK_TEST_TEXT * SECTOR];
     uint8_t bytes[SECTOR], capacity[8];
     struct opened o = open_ok(c, s, RHEA_FORMAT_WRITE);
     for (uint64_t i = 0; i < o.f->size / SECTOR; i++) {
@@ -173,6 +174,10 @@ static struct rhea_storage *make(const struct change_case *c)
     if (c->stale && c->shape.kind == VMDK_HOSTED) {
         store_le64(capacity, SIZE / SECTOR);
         vmdk_put(s, capacity, sizeof(capacity), HOSTED_H_CAPACITY);
+        if (!is_beside(c)) {
+            vmdk_put(s, no_text, sizeof(no_text), SECTOR);
+            vmdk_put_text(s, SECTOR, SIZE, &c->shape);
+        }
     } else if (c->stale && c->shape.kind == VMDK_FLAT) {
         memset(bytes, 77, sizeof(bytes));
         vmdk_put(s, bytes, sizeof(bytes), SIZE + 5 * SECTOR);

@@ -33,7 +33,7 @@
 #include "format/vmdk/sesparse.h"
 #include "format/vmdk/stream.h"
 
-enum { CHECK_UNIT = 4096 };
+enum { CHECK_UNIT = 4096, SCORED_TABLES = 256 };
 
 RHEA_PRINTF(3, 0)
 static void check_count(struct vmdk_checker *c, bool is_error, const char *fmt,
@@ -191,7 +191,7 @@ static void check_mark_table(struct vmdk_checker *c, uint64_t index,
         c->out->corruptions++;
         check_tell(c->out, true,
                    "grain table %" PRIu64 " is at offset %" PRIu64
-                   " of the file, where another one is, too",
+                   " of the file, where other metadata are, too",
                    index, table);
     }
     bitmap_set(&c->places, first, end - first);
@@ -261,21 +261,86 @@ static int check_write_header(struct vmdk_checker *c, struct rhea_error *err)
     return ret ? ret : rhea_storage_flush(x->file, err);
 }
 
+/* The header counts. If it has lost a bit, what is behind the end that it tells
+ * of is not to be cut off. */
+static void check_capacity(struct vmdk_checker *c)
+{
+    const struct vmdk *v = c->x->image;
+    const struct descriptor *d = &v->descriptor;
+    uint64_t size = align_up(c->x->h.capacity, c->x->h.grain_size);
+    if (v->n_extents != 1 || !d->n_extents ||
+        d->extents->sectors <= size / VMDK_SECTOR)
+        return;
+    c->out->corruptions++;
+    check_tell(c->out, true,
+               "the header says that the disk has %" PRIu64
+               " bytes, the descriptor that it has %" PRIu64,
+               c->x->h.capacity, d->extents->sectors * VMDK_SECTOR);
+}
+
 static int check_header(struct vmdk_checker *c, struct rhea_error *err)
 {
-    struct vmdk_header *h = &c->x->h;
-    if (h->overhead > c->x->file_size) {
-        c->out->corruptions++;
-        check_tell(c->out, true,
-                   "the file is cut off: it ends at %" PRIu64 " and should be "
-                   "at least %" PRIu64 " bytes long",
-                   c->x->file_size, h->overhead);
-    }
-    if (!h->one_directory)
+    check_capacity(c);
+    if (!c->x->h.one_directory)
         return 0;
     check_mendable(c, "one of the two grain directories cannot be where the "
                       "header says");
     return c->fix ? check_write_header(c, err) : 0;
+}
+
+/* How many entries of a copy of the tables lead into the file, less those that
+ * cannot be right. */
+static int check_score(struct vmdk_checker *c, uint64_t directory,
+                       int64_t *score, struct rhea_error *err)
+{
+    struct vmdk_extent *x = c->x;
+    size_t bytes = (size_t)x->h.table_entries * x->h.entry_size;
+    uint64_t n = RHEA_MIN(x->h.n_tables, (uint64_t)SCORED_TABLES);
+    *score = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t at;
+        bool good;
+        int ret = vmdk_directory_entry(x, directory, i, &at, &good, err);
+        if (ret)
+            return ret;
+        /* In front, it is a directory with a damaged entry. */
+        *score -= !good && directory >= x->h.overhead;
+        if (!good || !at || vmdk_is_hole(x, at, bytes) ||
+            rhea_storage_read_padded(x->file, c->tables[0], bytes, at, NULL))
+            continue;
+        for (size_t k = 0; k < bytes; k += x->h.entry_size) {
+            struct vmdk_grain g;
+            if (!vmdk_grain_decode(x, c->tables[0] + k, &g))
+                *score -= 1;
+            else if (g.has_host)
+                *score += g.host < x->file_size ? 1 : -1;
+        }
+    }
+    return 0;
+}
+
+/*
+ * The header may lead to anything that lies in the file. Where most of what one
+ * directory's tables say cannot be right, and of the other's can, they are no
+ * tables, and nothing is to be mended by them, nor written to them.
+ */
+static int check_copies(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_header *h = &c->x->h;
+    int64_t score, score_copy;
+    /* One that was not closed may have entries that nothing was written for. */
+    if (!h->redundant || h->compressed || h->unclean)
+        return 0;
+    int ret = check_score(c, h->directory, &score, err);
+    if (!ret)
+        ret = check_score(c, h->redundant, &score_copy, err);
+    if (ret || (score < 0) == (score_copy < 0))
+        return ret;
+    if (score < 0)
+        h->directory = h->redundant;
+    h->redundant = 0;
+    h->one_directory = true;
+    return 0;
 }
 
 /* COWD: writers would go over what is behind. */
@@ -344,18 +409,72 @@ int vmdk_check_leaks(struct vmdk_checker *c, unsigned fix,
 
 /* --- An extent --- */
 
-/* The metadata in front, also where the header does not count all of it. */
-static void check_use_front(struct vmdk_checker *c)
+/* A grain that begins where this is cannot be right. */
+static void check_use_metadata(struct vmdk_checker *c, uint64_t at,
+                               uint64_t bytes)
+{
+    uint64_t first = at / VMDK_SECTOR;
+    uint64_t end = RHEA_MIN(div_up(at + bytes, VMDK_SECTOR), c->places.n_bits);
+    check_use(c, at, bytes);
+    if (c->places.words && first < end)
+        bitmap_set(&c->places, first, end - first);
+}
+
+/* What the header leads to. */
+static void check_use_places(struct vmdk_checker *c)
 {
     const struct vmdk_header *h = &c->x->h;
     uint64_t directory = h->n_tables * h->entry_size;
-    check_use(c, 0, RHEA_MIN(h->overhead, c->x->file_size));
-    check_use(c, 0, VMDK_SECTOR);
+    check_use_metadata(c, 0, VMDK_SECTOR);
     if (h->descriptor)
-        check_use(c, h->descriptor, h->descriptor_size);
-    check_use(c, h->directory, directory);
+        check_use_metadata(c, h->descriptor, h->descriptor_size);
+    check_use_metadata(c, h->directory, directory);
     if (h->redundant)
-        check_use(c, h->redundant, directory);
+        check_use_metadata(c, h->redundant, directory);
+}
+
+/* The metadata in front, once the tables are known. The header says where it
+ * ends, and it is not to be believed where it says more than that. */
+static void check_use_front(struct vmdk_checker *c)
+{
+    const struct vmdk_extent *x = c->x;
+    c->front = x->h.overhead;
+    if (x->kind == VMDK_HOSTED && c->places.words)
+        c->front =
+            RHEA_MIN(c->front, align_up(bitmap_end(&c->places) * VMDK_SECTOR,
+                                        x->h.grain_size));
+    if (x->h.compressed)
+        c->front = VMDK_SECTOR;
+    check_use(c, 0, RHEA_MIN(c->front, x->file_size));
+    c->lowest = UINT64_MAX;
+}
+
+/* Grains where the header says that metadata are: no program would write to
+ * them. */
+static int check_overhead(struct vmdk_checker *c, struct rhea_error *err)
+{
+    struct vmdk_header *h = &c->x->h;
+    uint8_t p[sizeof(uint64_t)];
+    bool wrong =
+        c->x->kind == VMDK_HOSTED && !h->compressed && c->lowest < h->overhead;
+    if (!wrong && h->overhead > c->x->file_size) {
+        c->out->corruptions++;
+        check_tell(c->out, true,
+                   "the file is cut off: it ends at %" PRIu64 " and should be "
+                   "at least %" PRIu64 " bytes long",
+                   c->x->file_size, h->overhead);
+    }
+    if (!wrong)
+        return 0;
+    check_mendable(c,
+                   "the header says that metadata end at offset %" PRIu64
+                   ", and a grain is at %" PRIu64,
+                   h->overhead, c->lowest);
+    if (!c->fix)
+        return 0;
+    h->overhead = c->front;
+    store_le64(p, h->overhead / VMDK_SECTOR);
+    return rhea_storage_write(c->x->file, p, sizeof(p), HOSTED_H_OVERHEAD, err);
 }
 
 static int check_init(struct vmdk_checker *c, struct rhea_error *err)
@@ -369,13 +488,15 @@ static int check_init(struct vmdk_checker *c, struct rhea_error *err)
         return rhea_error_set(err, ENOMEM, "out of memory");
     if (x->h.compressed)
         return 0;
-    int ret = bitmap_init(&c->used, div_up(x->file_size, c->unit), err);
+    int ret = check_copies(c, err);
+    if (!ret)
+        ret = bitmap_init(&c->used, div_up(x->file_size, c->unit), err);
     if (!ret)
         ret = bitmap_init(&c->places, div_up(x->file_size, VMDK_SECTOR), err);
     if (!ret && c->fix)
         ret = copy_budget_init(&c->budget, x->file, err);
     if (!ret)
-        check_use_front(c);
+        check_use_places(c);
     return ret;
 }
 
@@ -386,8 +507,12 @@ int vmdk_check_pass(struct vmdk_checker *c, struct rhea_error *err)
         ret = check_header(c, err);
     if (!ret)
         ret = check_mark_tables(c, err);
+    if (ret)
+        return ret;
+    check_use_front(c);
+    ret = check_tables(c, err);
     if (!ret)
-        ret = check_tables(c, err);
+        ret = check_overhead(c, err);
     if (!ret)
         ret = check_free_sector(c, err);
     return ret;

@@ -14,7 +14,9 @@ struct vmdk_checker {
     bool fix, differ;     /* copies of an extent that was not closed */
     uint64_t unit;        /* bytes of the file that a bit of USED stands for */
     struct bitmap used;   /* not of streams, whose grains say whose they are */
-    struct bitmap places; /* sectors that tables are in */
+    struct bitmap places; /* sectors of tables, directories, descriptor */
+    uint64_t front;       /* before this there are no grains */
+    uint64_t lowest;      /* the grain that is first in the file */
     bool shared_tables;   /* some have more than one entry */
     struct copy_budget budget; /* to repair grains that are used twice */
     bool copied;               /* one, since the last flush */

@@ -40,8 +40,11 @@ static enum check_state check_state(const struct vmdk_checker *c,
         return CHECK_NONE;
     if (g.kind == RHEA_EXTENT_ZERO)
         return CHECK_ZERO;
-    return g.host >= RHEA_MAX(c->x->h.overhead, (uint64_t)VMDK_SECTOR) &&
-                   g.host < c->x->file_size
+    uint64_t sector = g.host / VMDK_SECTOR;
+    return g.host >= RHEA_MAX(c->front, (uint64_t)VMDK_SECTOR) &&
+                   g.host < c->x->file_size &&
+                   !(c->places.words && sector < c->places.n_bits &&
+                     bitmap_get(&c->places, sector))
                ? CHECK_GRAIN
                : CHECK_BAD;
 }
@@ -142,6 +145,7 @@ static int check_grain(struct vmdk_checker *c, uint64_t grain, uint64_t *host,
     if (c->last && c->last != *host && !c->x->h.compressed)
         c->out->fragmented_clusters++;
     c->last = *host + size;
+    c->lowest = RHEA_MIN(c->lowest, *host);
     if (c->x->h.compressed) {
         check_packed_grain(c, grain, *host);
         return 0;

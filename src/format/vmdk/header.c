@@ -69,6 +69,12 @@ bool vmdk_header_directory_fits(const struct vmdk_header *h, uint64_t at,
            range_inside(at, bytes, file_size);
 }
 
+bool vmdk_header_in_directory(const struct vmdk_header *h, uint64_t at,
+                              uint64_t offset)
+{
+    return at && offset >= at && offset - at < h->n_tables * h->entry_size;
+}
+
 /* --- Hosted --- */
 
 /* The fields that the file's size has no part in. */
@@ -143,9 +149,20 @@ static int hosted_parse_sizes(const uint8_t *p, struct vmdk_header *h,
     return 0;
 }
 
-/* Where tables are, by a header that is the valid one. */
+/* Whether a directory may be AT, before END, and not where header or descriptor
+ * are: what writes to it would go there. */
+static bool hosted_directory_fits(const struct vmdk_header *h, uint64_t at,
+                                  uint64_t end)
+{
+    uint64_t descriptor = h->descriptor;
+    return vmdk_header_directory_fits(h, at, end) &&
+           !(descriptor && (vmdk_header_in_directory(h, at, descriptor) ||
+                            align_down(at, VMDK_SECTOR) == descriptor));
+}
+
+/* Where tables are, by a header that is the valid one; they end before END. */
 static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
-                               bool check, uint64_t file_size,
+                               bool check, uint64_t file_size, uint64_t end,
                                struct rhea_error *err)
 {
     int ret = hosted_parse_sizes(p, h, check, file_size, err);
@@ -155,9 +172,9 @@ static int hosted_parse_places(const uint8_t *p, struct vmdk_header *h,
     uint64_t redundant =
         h->flags & HOSTED_F_REDUNDANT ? load_le64(p + HOSTED_H_REDUNDANT) : 0;
     bool good = vmdk_header_bytes(directory, &h->directory) &&
-                vmdk_header_directory_fits(h, h->directory, file_size);
+                hosted_directory_fits(h, h->directory, end);
     bool good_copy = vmdk_header_bytes(redundant, &h->redundant) &&
-                     vmdk_header_directory_fits(h, h->redundant, file_size);
+                     hosted_directory_fits(h, h->redundant, end);
     if (!good && !good_copy)
         return rhea_error_set(err, EINVAL,
                               "the extent has no room for a grain directory of "
@@ -234,6 +251,7 @@ static int hosted_read(struct rhea_storage *file, uint64_t file_size,
     if (ret || (!h->capacity && h->descriptor))
         return ret;
     uint64_t descriptor = h->descriptor, size = h->descriptor_size, at = 0;
+    uint64_t end = file_size;
     bool footer = load_le64(p + HOSTED_H_DIRECTORY) == HOSTED_AT_END;
     if (footer) {
         ret = footer_read(file, file_size, p, &at, err);
@@ -241,11 +259,13 @@ static int hosted_read(struct rhea_storage *file, uint64_t file_size,
         h->cut_off = ret == -ENODATA && check && h->markers;
         if (!ret)
             ret = hosted_parse(p, h, err);
+        h->descriptor = descriptor;
+        end = at - RHEA_MIN(at, (uint64_t)VMDK_SECTOR); /* with its marker */
     }
     if (h->cut_off)
         ret = hosted_parse_sizes(p, h, check, file_size, err);
     else if (!ret)
-        ret = hosted_parse_places(p, h, check, file_size, err);
+        ret = hosted_parse_places(p, h, check, file_size, end, err);
     h->footer = footer;
     h->at = at;
     h->descriptor = descriptor;

@@ -115,5 +115,8 @@ int vmdk_header_bad(struct rhea_error *err, const char *what, uint64_t value);
 int vmdk_header_check_sizes(struct vmdk_header *h, struct rhea_error *err);
 bool vmdk_header_directory_fits(const struct vmdk_header *h, uint64_t at,
                                 uint64_t file_size);
+/* Whether the directory AT, 0: there is none, has byte OFFSET of the file. */
+bool vmdk_header_in_directory(const struct vmdk_header *h, uint64_t at,
+                              uint64_t offset);
 
 #endif

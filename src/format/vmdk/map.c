@@ -11,6 +11,7 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "format/vmdk/header.h"
 #include "format/vmdk/sesparse.h"
 #include "format/vmdk/stream.h"
 
@@ -66,6 +67,43 @@ int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
     }
     *table = (uint64_t)load_le32(p) * VMDK_SECTOR;
     *good = !*table || vmdk_table_fits(x, *table);
+    return 0;
+}
+
+/* Whether the table of that entry would be where a directory is. */
+static int directory_has_table(struct vmdk_extent *x, uint64_t directory,
+                               uint64_t index, bool *inside, uint64_t *table,
+                               struct rhea_error *err)
+{
+    bool good;
+    int ret = vmdk_directory_entry(x, directory, index, table, &good, err);
+    *inside = !ret && good && *table &&
+              (vmdk_header_in_directory(&x->h, x->h.directory, *table) ||
+               vmdk_header_in_directory(&x->h, x->h.redundant, *table));
+    return ret;
+}
+
+int vmdk_check_directory(struct vmdk_extent *x, struct rhea_error *err)
+{
+    const struct vmdk_header *h = &x->h;
+    uint64_t n = RHEA_MIN(h->n_tables, (uint64_t)VMDK_SECTOR / h->entry_size);
+    for (uint64_t i = 0; i < n; i++) {
+        bool inside, inside_copy = true;
+        uint64_t table, copy;
+        int ret = directory_has_table(x, h->directory, i, &inside, &table, err);
+        if (!ret && inside && h->redundant)
+            ret = directory_has_table(x, h->redundant, i, &inside_copy, &copy,
+                                      err);
+        if (ret)
+            return ret;
+        if (inside && inside_copy)
+            return rhea_error_set(
+                err, EINVAL,
+                "the extent's header is damaged: a grain directory of %" PRIu64
+                " entries at offset %" PRIu64 " would reach into the grain "
+                "table at %" PRIu64,
+                h->n_tables, h->directory, table);
+    }
     return 0;
 }
 

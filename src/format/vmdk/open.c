@@ -99,6 +99,9 @@ static int open_sparse(struct vmdk_extent *x, struct rhea_error *err)
         .cache_bytes = (size_t)RHEA_MIN(size, (uint64_t)OPEN_CACHE_MAX),
     };
     ret = table_init(&x->table, x->file, &how, err);
+    if (!ret && x->kind == VMDK_HOSTED && !x->h.cut_off &&
+        !(v->flags & RHEA_FORMAT_NO_IO))
+        ret = vmdk_check_directory(x, err);
     if (!ret && x->kind == VMDK_SESPARSE)
         ret = sesparse_init(x, err);
     if (ret)

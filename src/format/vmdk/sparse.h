@@ -31,6 +31,9 @@ void vmdk_forget_holes(struct vmdk_extent *x);
 int vmdk_directory_entry(struct vmdk_extent *x, uint64_t directory,
                          uint64_t index, uint64_t *table, bool *good,
                          struct rhea_error *err);
+/* Whether the header's numbers, by which the directory is so long, go with
+ * where its first entries lead: a sector more for it is a table less. */
+int vmdk_check_directory(struct vmdk_extent *x, struct rhea_error *err);
 /* How many entries of the directory at DIRECTORY, from INDEX on, are in a hole
  * of the file. Of one of many GiB, which a header claims as easily, that is
  * nearly all. The cache may only have entries that were set to 0. */
