@@ -164,7 +164,9 @@ int frames_attach_fd(struct frames **f, int fd, struct rhea_error *err);
 /* Map all there is now, so that the first frame need not. */
 int frames_prepare(struct frames *f, struct rhea_error *err);
 /* Look at a file that may have been left behind: nothing in it is changed, and
- * only whole frames are found. N_LOST: those that were not; may be NULL. */
+ * only whole frames are found. N_LOST: those that were not; may be NULL. While
+ * tracing goes on it can be looked at too, but not where it is circular
+ * (-EBUSY, after some seconds). */
 int frames_open(struct frames **f, const char *path, uint64_t *n_lost,
                 struct rhea_error *err);
 /* Unmap; what frames_create made is marked as closed. */

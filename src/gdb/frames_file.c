@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -266,6 +267,9 @@ int frames_create(struct frames **out, const char *path, uint64_t limit,
     if (f->fd < 0) {
         ret = sys_error(f, "make it", err);
     } else {
+        /* The descriptor is what the plugin gets, too: while either of them
+         * lives, it is locked. */
+        (void)flock(f->fd, LOCK_EX | LOCK_NB);
         ret = create(f, limit, err);
         if (ret < 0)
             unlink(path);
@@ -399,6 +403,31 @@ static uint64_t recover(struct frames *f)
     return n;
 }
 
+static bool is_held(const struct frames *f)
+{
+    return flock(f->fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
+/* Frames of a circular buffer that somebody stores into make room while they
+ * are looked at. A plugin notices after a moment that rhea-trace was killed. */
+static int wait_for_writers(const struct frames *f, struct rhea_error *err)
+{
+    enum { PAUSE = 10 /* ms */, PATIENCE = 3000 };
+
+    for (unsigned waited = 0; is_held(f); waited += PAUSE) {
+        if (!frames_is_running(f->control) ||
+            !__atomic_load_n(&f->control->circular, __ATOMIC_RELAXED))
+            return 0;
+        if (waited >= PATIENCE)
+            return rhea_error_set(err, EBUSY,
+                                  "%s: tracing goes on, and its frames make "
+                                  "room for new ones: stop it first",
+                                  f->path);
+        usleep(PAUSE * 1000);
+    }
+    return 0;
+}
+
 int frames_open(struct frames **out, const char *path, uint64_t *n_lost,
                 struct rhea_error *err)
 {
@@ -412,6 +441,8 @@ int frames_open(struct frames **out, const char *path, uint64_t *n_lost,
     ret = open_file(f, O_RDONLY, err);
     if (ret == 0)
         ret = map_fixed(f, err);
+    if (ret == 0)
+        ret = wait_for_writers(f, err);
     if (ret == 0) {
         /* Private, so that it stays as it is now from the next line on. */
         f->control->bytes = sizeof(*f->control);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -389,7 +390,8 @@ static void killed_writers_leave_whole_frames(void)
         }
         /* The lock is not lost with who held it. */
         CHECK(append(f, created, 5));
-        /* And the file as it lies there is whole, too. */
+        /* And the file as it lies there is whole, too. Nobody holds it. */
+        CHECK(flock(frames_fd(f), LOCK_UN) == 0);
         CHECK_OK(frames_open(&g, test_path("killed"), &lost, NULL), NULL);
         CHECK_EQ(lost, 0);
         CHECK_EQ(frames_count(g), frames_count(f));
@@ -398,6 +400,53 @@ static void killed_writers_leave_whole_frames(void)
         frames_close(g);
         frames_close(f);
     }
+}
+
+/* As what gdb and QEMU leave running for a moment. */
+static pid_t start_circular(const char *name)
+{
+    int ready[2];
+    char c;
+    pid_t pid;
+
+    CHECK(pipe(ready) == 0);
+    pid = fork();
+    if (pid == 0) {
+        struct frames *f = new_frames(name, 60000);
+
+        frames_set_circular(f, true);
+        start(f);
+        append(f, 1, 100);
+        (void)!write(ready[1], "x", 1);
+        usleep(300000);
+        _exit(0);
+    }
+    CHECK(read(ready[0], &c, 1) == 1);
+    close(ready[0]);
+    close(ready[1]);
+    return pid;
+}
+
+static void what_makes_room_is_not_looked_at(void)
+{
+    pid_t pid = start_circular("left");
+    struct frames *f = new_frames("held", 60000), *g = NULL;
+    struct rhea_error err = {0};
+
+    CHECK_OK(frames_open(&g, test_path("left"), NULL, NULL), NULL);
+    CHECK_EQ(frames_count(g), 1);
+    frames_close(g);
+    CHECK_EQ(waitpid(pid, NULL, 0), pid);
+    start(f);
+    append(f, 1, 100);
+    /* Frames of a linear one stay. */
+    CHECK_OK(frames_open(&g, test_path("held"), NULL, NULL), NULL);
+    CHECK_EQ(frames_count(g), 1);
+    frames_close(g);
+    frames_set_circular(f, true);
+    CHECK_EQ(frames_open(&g, test_path("held"), NULL, &err), -EBUSY);
+    CHECK_CONTAINS(err.text, "stop it first");
+    frames_close(f);
 }
 
 static void damage(const char *path, uint64_t offset, size_t len)
@@ -627,6 +676,7 @@ int main(int argc, char **argv)
     TEST(many_threads_store_every_frame);
     TEST(many_threads_share_a_circular_buffer);
     TEST(killed_writers_leave_whole_frames);
+    TEST(what_makes_room_is_not_looked_at);
     TEST(torn_frames_are_dropped_and_others_kept);
     TEST(a_torn_experiment_is_that_before);
     TEST(a_closed_file_opens_as_it_was);
