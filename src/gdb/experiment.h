@@ -218,10 +218,13 @@ void experiment_drop_last(struct experiment *e);
 /* Lines as described at the top: registers, variables, tracepoints. Returns
  * -ENOMEM where writing failed. */
 int experiment_save(const struct experiment *e, FILE *file);
-/* The lines of one tracepoint, without `tp ` in front. */
-void experiment_save_point(const struct tracepoint *t, FILE *file);
+/* The lines of one tracepoint, without `tp ` in front; as gdb takes them from a
+ * trace file, or from a target. */
+void experiment_save_point(const struct tracepoint *t, bool in_trace_file,
+                           FILE *file);
 /* The `tp` lines of all. */
-void experiment_save_points(const struct experiment *e, FILE *file);
+void experiment_save_points(const struct experiment *e, bool in_trace_file,
+                            FILE *file);
 /* What a `tsv` line says, without that word. */
 void experiment_save_variable(const struct variable *v, FILE *file);
 /* The `tdesc` lines. */

@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "gdb/experiment.h"
+#include "gdb/source.h"
 
 static void put_hex(FILE *file, const void *bytes, size_t len)
 {
@@ -24,8 +25,21 @@ static void save_actions(const struct tracepoint *t, char letter,
                 t->address, a->list[i].text);
 }
 
-static void save_point(const struct tracepoint *t, const char *front,
-                       FILE *file)
+static void save_source(const struct tracepoint *t, const char *kind,
+                        const char *front, FILE *file, const char *verb,
+                        const char *text, size_t len)
+{
+    size_t verb_len = strlen(verb);
+
+    fprintf(file, "%sZ%x:%" PRIx64 ":%s:0:%zx:", front, t->number, t->address,
+            kind, verb_len + len);
+    put_hex(file, verb, verb_len);
+    put_hex(file, text, len);
+    fputc('\n', file);
+}
+
+static void save_point(const struct tracepoint *t, bool in_trace_file,
+                       const char *front, FILE *file)
 {
     fprintf(file, "%sT%x:%" PRIx64 ":%c:%" PRIx64 ":%" PRIx64, front, t->number,
             t->address, t->enabled ? 'E' : 'D', t->step_count, t->pass_count);
@@ -41,19 +55,18 @@ static void save_point(const struct tracepoint *t, const char *front,
     save_actions(t, 'A', &t->actions, front, file);
     save_actions(t, 'S', &t->step_actions, front, file);
     for (size_t i = 0; i < t->n_sources; i++) {
-        const struct source *s = &t->sources[i];
-        size_t len = strlen(s->text);
+        struct source_piece piece = source_begin(&t->sources[i], in_trace_file);
 
-        fprintf(file, "%sZ%x:%" PRIx64 ":%s:0:%zx:", front, t->number,
-                t->address, s->kind, len);
-        put_hex(file, s->text, len);
-        fputc('\n', file);
+        while (source_next(&piece))
+            save_source(t, t->sources[i].kind, front, file, piece.verb,
+                        piece.text, piece.len);
     }
 }
 
-void experiment_save_point(const struct tracepoint *t, FILE *file)
+void experiment_save_point(const struct tracepoint *t, bool in_trace_file,
+                           FILE *file)
 {
-    save_point(t, "", file);
+    save_point(t, in_trace_file, "", file);
 }
 
 void experiment_save_variable(const struct variable *v, FILE *file)
@@ -63,10 +76,11 @@ void experiment_save_variable(const struct variable *v, FILE *file)
     put_hex(file, v->name, strlen(v->name));
 }
 
-void experiment_save_points(const struct experiment *e, FILE *file)
+void experiment_save_points(const struct experiment *e, bool in_trace_file,
+                            FILE *file)
 {
     for (size_t i = 0; i < e->n_points; i++)
-        save_point(e->points[i], "tp ", file);
+        save_point(e->points[i], in_trace_file, "tp ", file);
 }
 
 void experiment_save_description(const struct experiment *e, FILE *file)
@@ -106,7 +120,7 @@ int experiment_save(const struct experiment *e, FILE *file)
         experiment_save_variable(e->variables[i], file);
         fputc('\n', file);
     }
-    experiment_save_points(e, file);
+    experiment_save_points(e, false, file);
     for (size_t i = 0; i < e->n_points; i++)
         save_watch(e->points[i], file);
     for (unsigned i = 0; i < NOTE_COUNT; i++) {

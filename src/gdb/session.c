@@ -221,6 +221,7 @@ int session_accept(struct session *s, int fd)
     if (wire_init(&s->gdb, fd, false, NULL) < 0)
         return -ENOMEM;
     s->gdb_serial++;
+    s->n_uploads = 0;
     s->packet_waits = false;
     s->frame = -1;
     return 0;

@@ -71,6 +71,7 @@ struct session {
     struct wire gdb;   /* fd -1: none is connected */
     bool is_qemu, is_kvm;
     unsigned gdb_serial; /* of that connection */
+    unsigned n_uploads;  /* how often it has asked for all tracepoints */
     uint64_t process;    /* the one whose breakpoints are ours, where the stub
                             has several; 0: not known */
     bool packet_waits;   /* a packet of gdb's came while the guest ran, and is

@@ -321,7 +321,7 @@ static int first_line(struct session *s, bool points, struct rhea_error *err)
     if (!out)
         return rhea_error_errno(err, errno, "cannot list tracepoints");
     for (size_t i = 0; points && i < e->n_points; i++)
-        experiment_save_point(e->points[i], out);
+        experiment_save_point(e->points[i], s->n_uploads > 0, out);
     /* gdb puts each in front of those before it, so the last comes first. */
     for (unsigned i = EXPERIMENT_MAX_VARIABLES; !points && i-- > 0;) {
         if (!e->variables[i])
@@ -335,10 +335,15 @@ static int first_line(struct session *s, bool points, struct rhea_error *err)
     return next_line(s);
 }
 
+/* gdb asks when it connects, and then to save a trace file of its own. */
 HANDLER(first_point)
 {
+    int ret;
+
     UNUSED_REST;
-    return first_line(s, true, err);
+    ret = first_line(s, true, err);
+    s->n_uploads++;
+    return ret;
 }
 
 HANDLER(first_variable)

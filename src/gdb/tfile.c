@@ -10,14 +10,23 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 
-static void put_text(struct packet_text *t, const char *text)
+/* Of each, so that a line of a trace file is not too long for gdb (source.h).
+ */
+enum { MOST_OF_NOTE = 100 };
+
+static void put_some(struct packet_text *t, const char *text, size_t most)
 {
     if (text)
-        packet_put_hex(t, text, strlen(text));
+        packet_put_hex(t, text, RHEA_MIN(strlen(text), most));
 }
 
-void tfile_put_status(struct frames *f, const struct experiment *e,
-                      const char *way, struct packet_text *out)
+static void put_text(struct packet_text *t, const char *text)
+{
+    put_some(t, text, SIZE_MAX);
+}
+
+static void put_status(struct frames *f, const struct experiment *e,
+                       const char *way, size_t most, struct packet_text *out)
 {
     static const char *const stops[] = {
         [FRAMES_NEVER_RUN] = "tnotrun",
@@ -29,6 +38,7 @@ void tfile_put_status(struct frames *f, const struct experiment *e,
         [FRAMES_CRASHED] = "tunknown",
     };
     const struct frames_control *c = frames_control(f);
+    const char *note = e->notes[NOTE_START];
     bool running = frames_is_running(c);
 
     packet_printf(out, "%d", running);
@@ -38,7 +48,7 @@ void tfile_put_status(struct frames *f, const struct experiment *e,
         if (c->stop == FRAMES_ERROR)
             put_text(out, c->reason);
         if (c->stop == FRAMES_STOPPED)
-            put_text(out, e->notes[NOTE_STOP]);
+            put_some(out, e->notes[NOTE_STOP], most);
         if (c->stop == FRAMES_ERROR || c->stop == FRAMES_STOPPED)
             packet_puts(out, ":");
         packet_printf(out, "%x", c->stop_point);
@@ -50,15 +60,21 @@ void tfile_put_status(struct frames *f, const struct experiment *e,
                   frames_count(f), frames_created(f), c->limit,
                   c->limit - RHEA_MIN(c->used, c->limit), c->circular != 0,
                   c->disconnected != 0, c->start, c->end);
-    put_text(out, e->notes[NOTE_USER]);
+    put_some(out, e->notes[NOTE_USER], most);
     packet_puts(out, ";notes:");
-    put_text(out, e->notes[NOTE_START]);
+    put_some(out, note, most);
     if (way) {
-        put_text(out, e->notes[NOTE_START] ? " [way: " : "[way: ");
+        put_text(out, note && *note ? " [way: " : "[way: ");
         put_text(out, way);
         put_text(out, "]");
     }
     packet_puts(out, ":");
+}
+
+void tfile_put_status(struct frames *f, const struct experiment *e,
+                      const char *way, struct packet_text *out)
+{
+    put_status(f, e, way, SIZE_MAX, out);
 }
 
 /* --- frames -------------------------------------------------------------- */
@@ -151,7 +167,7 @@ static int put_head(struct frames *f, const struct experiment *e, FILE *file)
 
     fwrite(TFILE_MAGIC, TFILE_MAGIC_BYTES, 1, file);
     fprintf(file, "R %x\n", e->layout.bytes);
-    tfile_put_status(f, e, NULL, &status);
+    put_status(f, e, NULL, MOST_OF_NOTE, &status);
     fprintf(file, "status %s\n", status.data ? status.data : "");
     packet_text_finish(&status);
     for (unsigned i = 0; i < EXPERIMENT_MAX_VARIABLES; i++) {
@@ -161,7 +177,7 @@ static int put_head(struct frames *f, const struct experiment *e, FILE *file)
         experiment_save_variable(e->variables[i], file);
         fputc('\n', file);
     }
-    experiment_save_points(e, file);
+    experiment_save_points(e, true, file);
     put_counters(f, e, file);
     experiment_save_description(e, file);
     fputc('\n', file);

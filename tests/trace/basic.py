@@ -372,6 +372,17 @@ def dynamic_printf_prints_here():
         ex("set dprintf-style gdb")
 
 
+def gdb_reads(elf, path, *commands):
+    """What a gdb of its own says about a trace file."""
+    script = scratch("tfile.gdb")
+    with open(script, "w", encoding="ascii") as f:
+        f.write("\n".join(("set pagination off", "file " + elf,
+                           "target tfile " + path) + commands) + "\n")
+    return subprocess.run(["gdb", "-nx", "-batch", "-x", script], check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          encoding="utf-8").stdout
+
+
 def saved_files_open_in_gdb():
     with Guest() as g:
         trace("add", "collect $args, $regs")
@@ -388,19 +399,12 @@ def saved_files_open_in_gdb():
         ex("delete")
         for path in (local, remote):
             # gdb 13 mixes up two of them in a row, so each gets its own gdb.
-            commands = ["file " + g.elf, "target tfile " + path, "tstatus",
-                        "info tvariables", "info tracepoints"]
+            commands = ["tstatus", "info tvariables", "info tracepoints"]
             for i in range(10):
                 commands += ["tfind %d" % (4 * i + 1), "print a", "print b",
                              "print $rsp > 0x100000", "tfind %d" % (4 * i + 2),
                              "print p->x", "print $v"]
-            script = scratch("tfile.gdb")
-            with open(script, "w", encoding="ascii") as f:
-                f.write("set pagination off\n" + "\n".join(commands) + "\n")
-            text = subprocess.run(
-                ["gdb", "-nx", "-batch", "-x", script], check=False,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                encoding="utf-8").stdout
+            text = gdb_reads(g.elf, path, *commands)
             contains(text, "Using a trace file")
             contains(text, "Collected 40 trace frames")
             contains(text, "stopped by a tstop command (for now)")
@@ -412,6 +416,29 @@ def saved_files_open_in_gdb():
             for n in range(last - 9, last + 1):
                 want += [n, 2, 1, 3 * n, 7]
             equal(values, want)
+
+
+def strings_and_long_lists_do_not_spoil_a_file():
+    """gdb 13 does not open a trace file with collect/s, or with long lines."""
+    with Guest() as g:
+        trace("look", "collect/s word + 0", "while-stepping 1",
+              "collect/s10 p->name + 0", "end")
+        trace("add", "collect " + ", ".join(["a", "b"] * 200))
+        trace("turn", "collect n")
+        ex("tstart " + "note " * 30)
+        g.run_turns(2)
+        ex("tstop " + "enough " * 20)
+        contains(ex("info tracepoints"), "collect/s word + 0")
+        for option in ("", "-r "):
+            path = scratch("odd.tf")
+            ex("tsave " + option + path)
+            text = gdb_reads(g.elf, path, "info tracepoints",
+                             "tfind 0", "tdump", "tfind 1", "print a",
+                             "tfind 3", "print word")
+            contains(text, "tracepoint already hit 4 times")
+            contains(text, "n = 1")
+            contains(text, "= 1\n")
+            match(text, r'= 0x[0-9a-f]+ .*"one"')
 
 
 def a_trace_file_is_the_same_either_way():
@@ -530,6 +557,7 @@ main([
     conditions_are_evaluated_here,
     dynamic_printf_prints_here,
     saved_files_open_in_gdb,
+    strings_and_long_lists_do_not_spoil_a_file,
     a_trace_file_is_the_same_either_way,
     data_is_watched,
     what_cannot_be_collected_is_refused,

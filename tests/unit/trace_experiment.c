@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "gdb/experiment.h"
+#include "gdb/source.h"
 #include "lib/test.h"
 
 static struct experiment *new_experiment(void)
@@ -132,6 +133,52 @@ static void text_holds_everything(void)
     free(again);
     experiment_destroy(e);
     experiment_destroy(f);
+}
+
+/* What is left of a source in a trace file, pieces with a `|` in between. */
+static const char *in_trace_file(const char *kind, const char *text)
+{
+    static char out[4096];
+    struct source s = {(char *)kind, (char *)text};
+    struct source_piece p = source_begin(&s, true);
+    size_t n = 0;
+
+    out[0] = 0;
+    while (source_next(&p))
+        n += (size_t)snprintf(out + n, sizeof(out) - n, "%s%s%.*s",
+                              n ? "|" : "", p.verb, (int)p.len, p.text);
+    return out;
+}
+
+static void gdb_takes_sources_from_a_trace_file(void)
+{
+    char text[2048], want[2048], name[600];
+
+    CHECK_STR(in_trace_file("at", "main"), "main");
+    CHECK_STR(in_trace_file("cond", "a == 3, b"), "a == 3, b");
+    CHECK_STR(in_trace_file("cmd", "while-stepping 3"), "while-stepping 3");
+    CHECK_STR(in_trace_file("cmd", "end"), "end");
+    CHECK_STR(in_trace_file("cmd", "  collect $regs,b"), "collect $regs,b");
+    CHECK_STR(in_trace_file("cmd", "collect/s word"), "collect word");
+    CHECK_STR(in_trace_file("cmd", "  col /s80 word, c"), "collect word, c");
+    CHECK_STR(in_trace_file("cmd", "collect /s(char *) p"),
+              "collect (char *) p");
+    CHECK_STR(in_trace_file("cmd", "commands/s x"), "commands/s x");
+    CHECK_STR(in_trace_file("cmd", "teval $a = \"/s\""), "teval $a = \"/s\"");
+    /* Lists are parted where nothing is open. */
+    memset(name, 'n', 300);
+    name[300] = 0;
+    snprintf(text, sizeof(text), "collect f(1,%s), \"a,b(\", x, %s,y", name,
+             name);
+    snprintf(want, sizeof(want), "collect f(1,%s), \"a,b(\", x|collect %s,y",
+             name, name);
+    CHECK_STR(in_trace_file("cmd", text), want);
+    /* And what is too long by itself is left out. */
+    memset(name, 'n', 500);
+    name[500] = 0;
+    CHECK_STR(in_trace_file("cond", name), "");
+    snprintf(text, sizeof(text), "teval a,%s,,b", name);
+    CHECK_STR(in_trace_file("cmd", text), "teval a|teval b");
 }
 
 static void damaged_watches_are_refused(void)
@@ -265,6 +312,7 @@ int main(int argc, char **argv)
     test_init(argc, argv);
     TEST(tracepoints_are_defined_by_packets);
     TEST(text_holds_everything);
+    TEST(gdb_takes_sources_from_a_trace_file);
     TEST(damaged_watches_are_refused);
     TEST(refused_packets_say_why);
     TEST(clearing_keeps_what_is_builtin);
