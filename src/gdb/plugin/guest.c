@@ -25,10 +25,21 @@ static const char *const other_names[] = {
     "xmm11",   "xmm12",     "xmm13", "xmm14", "xmm15",
 };
 
-enum { ST0 = 15, FSTAT = 24, OTHERS = RHEA_ARRAY_SIZE(other_names) };
+enum {
+    CR8 = 13,
+    ST0 = 15,
+    FCTRL = 23,
+    FSTAT = 24,
+    XMM0 = 31,
+    OTHERS = RHEA_ARRAY_SIZE(other_names)
+};
 
 static struct state state;
 static struct state_plain plain[OTHERS];
+/* What those of the FPU's control, and mxcsr, are made from. */
+static struct inputs inputs;
+static bool has_inputs;
+static struct inputs_priority priority;
 /* The API's names of registers; NULL: it has none. */
 static const struct qemu_bytes *names;
 static struct qemu_register *ip_by_api;
@@ -76,6 +87,14 @@ static int other_count(void)
     return (int)OTHERS - 16 + state_general_count(&state);
 }
 
+/* The stub's number of the one that is made as the Nth. */
+static int number_of_made(int n)
+{
+    int first = state_general_count(&state) + 2;
+
+    return n < XMM0 - FCTRL ? first + FCTRL + n : first + other_count();
+}
+
 static int find_state(struct qemu_cpu *cpu, struct qemu_bytes *bytes,
                       struct rhea_error *err)
 {
@@ -83,14 +102,22 @@ static int find_state(struct qemu_cpu *cpu, struct qemu_bytes *bytes,
 
     if (ret < 0)
         return ret;
+    guest_find_memory((const uint8_t *)cpu + state.from_cpu);
     first = state_general_count(&state) + 2;
+    /* cr8 is behind a pointer in the state, which must stay as it is. */
     for (int i = 0; i < other_count(); i++)
-        plain[i] = state_find_plain(&state, cpu, bytes, first + i);
+        if (i != CR8)
+            plain[i] = state_find_plain(&state, cpu, bytes, first + i);
     /* Where the stub has them in the order of the FPU's stack, from 8.2 on. */
     for (int i = ST0; i < ST0 + 8; i++)
         if (plain[i].offset && !state_is_fixed(&state, cpu, bytes, first + i,
                                                &plain[i], first + FSTAT))
             plain[i].offset = 0;
+    has_inputs = true;
+    for (int i = 0; i < GUEST_MADE_COUNT; i++)
+        has_inputs &=
+            inputs_find(&state, cpu, bytes, number_of_made(i), &inputs);
+    inputs_find_priority(&priority);
     return 0;
 }
 
@@ -118,6 +145,11 @@ int guest_find(struct qemu_cpu *cpu, struct rhea_error *err)
     return ret;
 }
 
+void guest_prepare(struct guest_cpu *g)
+{
+    g->controller = inputs_controller(&priority, g->cpu);
+}
+
 /* --- sources ------------------------------------------------------------- */
 
 /* What is in the state; GUEST_NOT: it is not. */
@@ -134,6 +166,21 @@ static struct guest_source in_state(const char *name)
             return (struct guest_source){.kind = GUEST_PLAIN,
                                          .plain = plain[i]};
     return (struct guest_source){.kind = GUEST_NOT};
+}
+
+/* Reading one of these by the stub takes ten times as long as all others. */
+static struct guest_source quicker(struct guest_source s)
+{
+    int first = state_general_count(&state) + 2;
+
+    if (s.kind != GUEST_BY_GDB || !state.from_cpu)
+        return s;
+    if (s.n == first + CR8)
+        s.kind = GUEST_PRIORITY;
+    for (int i = 0; i < GUEST_MADE_COUNT && has_inputs; i++)
+        if (s.n == number_of_made(i))
+            return (struct guest_source){.kind = GUEST_MADE, .n = i};
+    return s;
 }
 
 static struct guest_source by_gdb(const char *name)
@@ -158,32 +205,54 @@ static struct guest_source source_of(const char *name)
     if (state.from_cpu)
         s = in_state(name);
     if (s.kind == GUEST_NOT && !qemu.official)
-        s = by_gdb(name);
+        s = quicker(by_gdb(name));
     else if (s.kind == GUEST_NOT && handle_of(name))
         s = (struct guest_source){.kind = GUEST_BY_API,
                                   .handle = handle_of(name)};
     return s;
 }
 
+/* The list of moves that are of SIZE bytes; NULL: there is none. */
+static struct guest_moves *moves_of(struct guest_plan *p, size_t size)
+{
+    switch (size) {
+    case 4:
+        return &p->halves;
+    case 8:
+        return &p->words;
+    case 10:
+        return &p->tens;
+    case 16:
+        return &p->doubles;
+    default:
+        return NULL;
+    }
+}
+
 static void plan_one(struct guest_plan *p, unsigned n,
                      const struct guest_source *s, size_t size)
 {
-    struct guest_move word = {.to = (uint16_t)p->bytes};
+    struct guest_moves *moves = NULL;
+    size_t from = 0;
 
     if (s->kind == GUEST_GENERAL && size == 8) {
-        word.from = (uint16_t)(s->n * 8);
-        p->words[p->n_words++] = word;
-    } else if (s->kind == GUEST_PLAIN && size == s->plain.size && size == 8) {
-        word.from = (uint16_t)s->plain.offset;
-        p->words[p->n_words++] = word;
-    } else if (s->kind == GUEST_PLAIN && size == s->plain.size && size == 16) {
-        word.from = (uint16_t)s->plain.offset;
-        p->doubles[p->n_doubles++] = word;
+        from = (size_t)s->n * 8;
+        moves = &p->words;
+    } else if (s->kind == GUEST_PLAIN && size == s->plain.size) {
+        from = s->plain.offset;
+        moves = moves_of(p, size);
+    } else if (s->kind == GUEST_MADE && size == sizeof(uint32_t)) {
+        from = (size_t)s->n;
+        moves = &p->made;
+    }
+    if (moves && moves->n < GUEST_MAX_MOVES) {
+        moves->list[moves->n].from = (uint16_t)from;
+        moves->list[moves->n++].to = (uint16_t)p->bytes;
     } else {
         p->rest[p->n_rest].n = (uint16_t)n;
         p->rest[p->n_rest++].to = (uint16_t)p->bytes;
     }
-    p->usable &= s->kind != GUEST_NOT && p->n_words < 64 && p->n_doubles < 64;
+    p->usable &= s->kind != GUEST_NOT;
 }
 
 static void make_plan(struct guest_sources *s, const struct layout *l)
@@ -337,9 +406,41 @@ static void put_plain(const struct guest_cpu *g, const struct state_plain *p,
     }
 }
 
+static void make_anew(struct guest_cpu *g)
+{
+    struct guest_made *m = &g->made;
+    const uint8_t *env = env_of(g);
+
+    for (int i = 0; i < GUEST_MADE_COUNT; i++) {
+        uint8_t value[4] = {0};
+
+        g->bytes->len = 0;
+        qemu.gdb_read(g->cpu, g->bytes, number_of_made(i));
+        memcpy(value, g->bytes->data, RHEA_MIN(g->bytes->len, 4u));
+        m->values[i] = load_le32(value);
+    }
+    /* Only now, since reading has written to some. */
+    for (unsigned i = 0; i < inputs.n; i++)
+        m->words[i] = load_le32(env + inputs.offsets[i]);
+    m->valid = true;
+}
+
+static const uint32_t *made(struct guest_cpu *g)
+{
+    const struct guest_made *m = &g->made;
+    const uint8_t *env = env_of(g);
+    bool same = m->valid;
+
+    for (unsigned i = 0; i < inputs.n; i++)
+        same &= m->words[i] == load_le32(env + inputs.offsets[i]);
+    if (!same)
+        make_anew(g);
+    return m->values;
+}
+
 bool guest_register(void *opaque, unsigned n, void *bytes)
 {
-    const struct guest_cpu *g = opaque;
+    struct guest_cpu *g = opaque;
     const struct guest_source *s = &g->sources->list[n];
     size_t size = g->layout->registers[n].size;
     uint64_t value;
@@ -359,6 +460,16 @@ bool guest_register(void *opaque, unsigned n, void *bytes)
     case GUEST_PLAIN:
         put_plain(g, &s->plain, bytes, size);
         return true;
+    case GUEST_MADE:
+        put(bytes, size, made(g)[s->n]);
+        return true;
+    case GUEST_PRIORITY:
+        if (g->controller &&
+            inputs_read_priority(&priority, g->controller, &value)) {
+            put(bytes, size, value);
+            return true;
+        }
+        /* fallthrough */
     case GUEST_BY_GDB:
         g->bytes->len = 0;
         qemu.gdb_read(g->cpu, g->bytes, s->n);
@@ -380,19 +491,36 @@ static bool is_all(const struct guest_plan *p, const struct register_set *set)
     return true;
 }
 
+/* SIZE is a constant. */
+static inline void move(uint8_t *out, const uint8_t *from,
+                        const struct guest_moves *moves, size_t size)
+{
+    for (unsigned i = 0; i < moves->n; i++)
+        memcpy(out + moves->list[i].to, from + moves->list[i].from, size);
+}
+
+static void move_made(uint8_t *out, const uint32_t *values,
+                      const struct guest_moves *moves)
+{
+    for (unsigned i = 0; i < moves->n; i++)
+        store_le32(out + moves->list[i].to, values[moves->list[i].from]);
+}
+
 /* False where one of them is not at hand. */
-static bool follow_plan(const struct guest_cpu *g, const struct layout *l,
+static bool follow_plan(struct guest_cpu *g, const struct layout *l,
                         uint8_t *out, uint8_t *mask)
 {
     const struct guest_plan *p = &g->sources->plan;
     const uint8_t *env = env_of(g);
 
-    for (unsigned i = 0; i < p->n_words; i++)
-        memcpy(out + p->words[i].to, env + p->words[i].from, 8);
-    for (unsigned i = 0; i < p->n_doubles; i++)
-        memcpy(out + p->doubles[i].to, env + p->doubles[i].from, 16);
+    move(out, env, &p->halves, 4);
+    move(out, env, &p->words, 8);
+    move(out, env, &p->tens, 10);
+    move(out, env, &p->doubles, 16);
+    if (p->made.n)
+        move_made(out, made(g), &p->made);
     for (unsigned i = 0; i < p->n_rest; i++)
-        if (!guest_register((void *)g, p->rest[i].n, out + p->rest[i].to))
+        if (!guest_register(g, p->rest[i].n, out + p->rest[i].to))
             return false;
     memcpy(mask, p->mask, (l->n + 7) / 8);
     return true;
@@ -401,7 +529,7 @@ static bool follow_plan(const struct guest_cpu *g, const struct layout *l,
 size_t guest_registers(void *opaque, const struct register_set *set,
                        uint8_t *out, uint8_t *mask)
 {
-    const struct guest_cpu *g = opaque;
+    struct guest_cpu *g = opaque;
     const struct guest_plan *p = &g->sources->plan;
     const struct layout *l = g->layout;
     size_t done = 0;
@@ -417,56 +545,4 @@ size_t guest_registers(void *opaque, const struct register_set *set,
         done += l->registers[n].size;
     }
     return done;
-}
-
-/* --- memory -------------------------------------------------------------- */
-
-enum { ATTRIBUTES = 16 /* bytes; more than any QEMU's MemTxAttrs */ };
-
-/* Whether memory is behind a virtual address, and no device. */
-static bool translate(const struct guest_cpu *g, uint64_t address,
-                      uint64_t *physical, uint8_t attributes[ATTRIBUTES])
-{
-    uint64_t page;
-
-    memset(attributes, 0, ATTRIBUTES);
-    page =
-        qemu.translate(g->cpu, address / FRAMES_PAGE * FRAMES_PAGE, attributes);
-    if (page == UINT64_MAX)
-        return false;
-    *physical = page + address % FRAMES_PAGE;
-    return !qemu.is_io(*physical);
-}
-
-static size_t read_by_api(const struct guest_cpu *g, uint64_t address,
-                          void *buf, size_t len)
-{
-    uint8_t attributes[ATTRIBUTES];
-    uint64_t physical;
-
-    if (qemu.translate && qemu.is_io &&
-        !translate(g, address, &physical, attributes))
-        return 0;
-    g->bytes->len = 0;
-    if (!qemu.read_memory(address, g->bytes, len) || g->bytes->len < len)
-        return 0;
-    memcpy(buf, g->bytes->data, len);
-    return len;
-}
-
-size_t guest_read(void *opaque, uint64_t address, void *buf, size_t len)
-{
-    const struct guest_cpu *g = opaque;
-    uint8_t attributes[ATTRIBUTES];
-    uint32_t number;
-    uint64_t physical;
-    struct qemu_space *space;
-
-    if (qemu.read_memory)
-        return read_by_api(g, address, buf, len);
-    if (!translate(g, address, &physical, attributes))
-        return 0;
-    number = load_le32(attributes); /* they are a number of 32 bits here */
-    space = qemu.space(g->cpu, qemu.space_number(g->cpu, number));
-    return qemu.read_space(space, physical, number, buf, len) == 0 ? len : 0;
 }

@@ -9,11 +9,14 @@
 #define RHEA_GDB_PLUGIN_GUEST_H
 
 #include "gdb/hit.h"
+#include "gdb/plugin/inputs.h"
 #include "gdb/plugin/qemu.h"
 #include "gdb/plugin/state.h"
 
 /* General registers as QEMU has them. */
 enum guest_general { GUEST_RCX = 1, GUEST_RSI = 6, GUEST_RDI = 7 };
+
+enum { GUEST_MADE_COUNT = 9, GUEST_MAX_MOVES = 64 };
 
 /* How a register of the layout is read. */
 struct guest_source {
@@ -22,11 +25,13 @@ struct guest_source {
         GUEST_GENERAL,
         GUEST_IP,
         GUEST_FLAGS,
-        GUEST_PLAIN,  /* as it stands in QEMU's memory */
+        GUEST_PLAIN, /* as it stands in QEMU's memory */
+        GUEST_MADE,  /* by QEMU's stub, from some words of that memory */
+        GUEST_PRIORITY,
         GUEST_BY_GDB, /* as QEMU's stub does */
         GUEST_BY_API,
     } kind;
-    int n; /* the general register, or the stub's number */
+    int n; /* the general register, of those made, or the stub's number */
     struct qemu_register *handle;
     struct state_plain plain;
 };
@@ -38,10 +43,13 @@ struct guest_plan {
     struct register_set all;
     uint8_t mask[EXPERIMENT_MAX_REGISTERS / 8];
     size_t bytes;
-    struct guest_move {
-        uint16_t from, to;
-    } words[64], doubles[64]; /* of 8 bytes, and of 16 */
-    unsigned n_words, n_doubles;
+    /* Of 4 bytes, of 8, 10 and 16, and 4 of those that are made. */
+    struct guest_moves {
+        unsigned n;
+        struct {
+            uint16_t from, to;
+        } list[GUEST_MAX_MOVES];
+    } halves, words, tens, doubles, made;
     struct {
         uint16_t n, to;
     } rest[EXPERIMENT_MAX_REGISTERS]; /* other ones, by their numbers */
@@ -53,6 +61,14 @@ struct guest_sources {
     struct guest_plan plan;
 };
 
+/* Registers that QEMU's stub makes from some words of the state (of the FPU,
+ * and mxcsr), as they were made last: they change seldom. */
+struct guest_made {
+    bool valid;
+    uint32_t words[INPUTS_MAX];
+    uint32_t values[GUEST_MADE_COUNT];
+};
+
 /* A virtual processor in a callback. */
 struct guest_cpu {
     struct qemu_cpu *cpu;
@@ -62,11 +78,16 @@ struct guest_cpu {
     uint64_t pc;    /* linear */
     bool first;     /* the instruction is the first of its block */
     uintptr_t code; /* where the callback returns to */
+    int kind;       /* of QEMU's TLBs, the one that had an answer last */
+    const uint8_t *controller; /* of interrupts, for GUEST_PRIORITY */
+    struct guest_made made;
 };
 
 /* Find out where QEMU keeps registers; once, when the first processor has been
  * made (CPU), in its thread. */
 int guest_find(struct qemu_cpu *cpu, struct rhea_error *err);
+/* Before tracing begins: a processor is not whole when QEMU tells of it. */
+void guest_prepare(struct guest_cpu *g);
 /* How the registers of a layout are read. */
 void guest_find_sources(struct guest_sources *s, const struct layout *l);
 
@@ -78,6 +99,9 @@ bool guest_wants_to_learn(void);
 void guest_learn(const struct guest_cpu *g);
 /* 0 where it is not known. */
 uint64_t guest_general(const struct guest_cpu *g, enum guest_general n);
+
+/* The processor's state is there; for guest_find. */
+void guest_find_memory(const uint8_t *state_of_cpu);
 
 /* For struct hit_machine; OPAQUE is a struct guest_cpu. */
 bool guest_register(void *opaque, unsigned n, void *bytes);

@@ -47,6 +47,16 @@ struct qemu_info {
     } vcpus;
 };
 
+/* What the TLB has (qemu_plugin_hwaddr of 7.2), with room for what later ones
+ * put there. */
+struct qemu_place {
+    bool device, is_store;
+    union {
+        const void *memory;
+        uint64_t rest[7];
+    };
+};
+
 /* How a callback is to find registers. */
 enum qemu_flags { QEMU_NO_REGISTERS, QEMU_READS_REGISTERS };
 
@@ -95,6 +105,18 @@ struct qemu {
     uint32_t (*read_space)(struct qemu_space *s, uint64_t address,
                            uint32_t attributes, void *buf, uint64_t len);
     bool (*is_io)(uint64_t physical);
+    /* Look ADDRESS up in the TLB of a kind, and change nothing. */
+    bool (*look_up)(struct qemu_cpu *cpu, uint64_t address, int kind,
+                    bool is_store, struct qemu_place *place);
+    /* The priority that cr8 is, of a processor's interrupt controller, which
+     * is its child of this name in QEMU's tree of objects. */
+    void *(*child)(struct qemu_cpu *cpu, const char *name);
+    uint8_t (*priority)(void *controller);
+    void *(*make)(const char *type); /* an object; aborts for an unknown type */
+    void *(*type)(const char *name); /* NULL: there is none */
+    void (*unref)(void *object);
+    void *(*map)(uint64_t physical, uint64_t *len, bool write);
+    void (*unmap)(void *memory, uint64_t len, bool write, uint64_t written);
 
     /* GLib, which is in QEMU. */
     struct qemu_bytes *(*new_bytes)(unsigned room);

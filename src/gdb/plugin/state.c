@@ -189,7 +189,6 @@ static bool is_at(struct qemu_cpu *cpu, struct qemu_bytes *bytes, int n,
 struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
                                     struct qemu_bytes *bytes, int n)
 {
-    enum { FAR = 8192 }; /* they are within the state's first pages */
     uint8_t *env = (uint8_t *)cpu + s->from_cpu;
     size_t room = malloc_usable_size(cpu) - s->from_cpu;
     uint32_t modes = load_le32(env + s->modes);
@@ -201,7 +200,7 @@ struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
     if (!p.size || p.size > 16)
         return p;
     store_le32(env + s->modes, modes | STATE_64_BITS);
-    for (size_t i = s->modes + 4; i < FAR && i + 16 <= room && !p.offset;
+    for (size_t i = s->modes + 4; i < STATE_FAR && i + 16 <= room && !p.offset;
          i += 4)
         if (is_at(cpu, bytes, n, env + i, p.size))
             p.offset = i;

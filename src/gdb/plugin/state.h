@@ -9,7 +9,10 @@
 
 #include "gdb/plugin/qemu.h"
 
-enum { STATE_64_BITS = 1 << 15 /* of the modes */ };
+enum {
+    STATE_64_BITS = 1 << 15, /* of the modes */
+    STATE_FAR = 16384,       /* all registers are within its first pages */
+};
 
 /* Offsets from the general registers, which come first. The flags are kept in
  * pieces: those of results as an operation and its operands. */

@@ -77,6 +77,8 @@ static void assign(struct vcpu *v, struct tracing *t)
     v->hit.experiment = t ? t->experiment : NULL;
     v->guest.layout = t ? &t->experiment->layout : NULL;
     v->guest.sources = t ? &t->sources : NULL;
+    if (t)
+        guest_prepare(&v->guest);
 }
 
 static struct vcpu *make_vcpu(unsigned index, struct rhea_error *err)
