@@ -36,9 +36,6 @@ OPEN = 'driver=qcow,encrypt.key-secret=key,file.filename='
 class Qcow(tool.Images):
     FORMAT = 'qcow'
 
-    def clean(self, path):
-        self.rhea('check', '-f', 'qcow', path)
-
     def theirs(self, path):
         self.qemu('convert', '-O', 'raw', '-f', 'qcow', path, 'theirs')
         return contents('theirs')
@@ -51,16 +48,7 @@ class Qcow(tool.Images):
 
     def changes(self, rng, shadow, count=6, most=70 * K):
         """Random writes, which the shadow has already."""
-        commands = []
-        size = len(shadow)
-        for _ in range(count):
-            at = rng.randrange(size // 512) * 512
-            n = min(rng.choice((512, 9 * K, most)), size - at)
-            byte = rng.choice((0, rng.randrange(256)))
-            zero = rng.choice(('-z', '-z -u')) if not byte else f'-P {byte}'
-            commands.append(f'write {zero} {at} {n}')
-            shadow[at:at + n] = bytes([byte]) * n
-        return commands
+        return tool.random_writes(rng, shadow, count, (512, 9 * K, most))
 
     # --- plain ---
 
@@ -69,13 +57,8 @@ class Qcow(tool.Images):
             rng = random.Random(seed)
             shadow = bytearray(5 * MIB + 512 * 7)
             self.good(maker('create', '-q', '-f', 'qcow', 'new', len(shadow)))
-            for turn in range(8):
-                commands = self.changes(rng, shadow)
-                if turn % 2:
-                    self.io('new', *commands)
-                else:
-                    self.qemu_io('new', 'qcow', *commands)
-                self.clean('new')
+            self.write_in_turn(
+                'new', 8, lambda: self.changes(rng, shadow))
             self.all_see('new', shadow)
 
     def test_map_and_info_as_qemu(self):
@@ -168,13 +151,8 @@ class Qcow(tool.Images):
             with open('raw', 'wb') as f:
                 f.write(shadow)
             self.compress(maker, 'raw', 'new')
-            for turn in range(6):
-                commands = self.changes(rng, shadow, most=20 * K)
-                if turn % 2:
-                    self.io('new', *commands)
-                else:
-                    self.qemu_io('new', 'qcow', *commands)
-                self.clean('new')
+            self.write_in_turn(
+                'new', 6, lambda: self.changes(rng, shadow, most=20 * K))
             self.all_see('new', shadow)
 
     # --- what QEMU does not make ---

@@ -41,37 +41,16 @@ class Vdi(tool.Images):
         args = ['-o', options] if options else []
         self.good(maker('create', '-q', '-f', 'vdi', *args, 'new', size))
         shadow = bytearray(size)
-        for turn in range(6):
-            commands = []
-            for _ in range(5):
-                at = rng.randrange(size // 512) * 512
-                n = min(rng.choice((512, 70 * K, 2 * MIB)), size - at)
-                byte = rng.randrange(256)
-                commands.append(f'write -P {byte} {at} {n}')
-                shadow[at:at + n] = bytes([byte]) * n
-            at = rng.randrange(size // 512) * 512
-            n = min(3 * MIB, size - at)
-            commands.append(f'write -z -u {at} {n}')
-            shadow[at:at + n] = bytes(n)
-            if turn % 2:
-                self.io('new', *commands)
-            else:
-                self.qemu_io('new', 'vdi', *commands)
-            self.clean('new')
+        for _ in range(3):
+            self.write_in_turn('new', 2, lambda: tool.random_writes(
+                rng, shadow, 6, (512, 70 * K, 2 * MIB, 3 * MIB)))
             self.sound('new', 'vdi')
         self.assertEqual(self.raw('new'), shadow)
         self.qemu('convert', '-O', 'raw', '-f', 'vdi', 'new', 'theirs')
         self.assertEqual(contents('theirs'), shadow)
 
     def test_7zip_reads_ours(self):
-        if not shutil.which('7zz'):
-            self.skipTest('7zz is not installed')
-        self.make_data('raw', 5 * MIB, [(0, 700), (MIB, 2 * MIB)])
-        for options in ('static=off', 'static=on'):
-            self.rhea('convert', '-O', 'vdi', '-o', options, 'raw', 'new')
-            out = subprocess.run(['7zz', 'e', '-so', '-tVDI', 'new'],
-                                 capture_output=True, check=True).stdout
-            self.assertEqual(out, contents('raw'), options)
+        self.seven_zip_reads('VDI', 'static=off', 'static=on')
 
     def test_map_and_info_as_qemu(self):
         for options in ('', 'static=on'):
@@ -247,15 +226,8 @@ class Vdi(tool.Images):
                 self.rhea('create', '-q', '-f', 'vdi', '-o',
                           f'block_size={block}', '-b', f'{i - 1}.vdi', '-F',
                           'vdi', f'{i}.vdi')
-            commands = []
-            for _ in range(12):
-                at = rng.randrange(size // 512) * 512
-                n = min(rng.choice((512, 5 * K, 3 * block)), size - at)
-                byte = rng.choice((0, rng.randrange(256)))
-                zero = '-z -u' if byte == 0 else f'-P {byte}'
-                commands.append(f'write {zero} {at} {n}')
-                shadow[at:at + n] = bytes([byte]) * n
-            self.io(f'{i}.vdi', *commands)
+            self.io(f'{i}.vdi', *tool.random_writes(
+                rng, shadow, 12, (512, 5 * K, 3 * block), ('-z -u',)))
             self.clean(f'{i}.vdi')
             self.assertTrue(self.raw(f'{i}.vdi') == shadow)
             files = [vdi.read(f'{j}.vdi') for j in range(i, -1, -1)]

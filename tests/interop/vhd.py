@@ -19,7 +19,6 @@ import images_vhd as vhd  # noqa: E402  pylint: disable=C0413
 
 IMGTOOL = os.path.abspath(sys.argv.pop(1))
 K = 1024
-IO = os.environ['RHEA_IO']
 # That of the system, which has Debian's modules.
 PYTHON = '/usr/bin/python3'
 LIBVHDI = '''
@@ -39,26 +38,12 @@ with open(sys.argv[1], 'wb') as out:
 '''
 
 
-def rhea_io(path, *commands, fmt='vpc'):
-    args = [IO, '-f', fmt]
-    for command in commands:
-        args += ['-c', command]
-    return tool.execute(*args, path)
-
-
 def utf16(text):
     return text.encode('utf-16-le')
 
 
-class Vhd(tool.Case):
-    def io(self, path, *commands):
-        result = rhea_io(path, *commands)
-        self.assertEqual((result.code, result.err), (0, ''), str(result))
-        self.assertNotIn('failed', result.out, str(result))
-
-    def raw(self, path, *args):
-        self.rhea('convert', '-O', 'raw', *args, path, 'flat')
-        return contents('flat')
+class Vhd(tool.Images):
+    FORMAT = 'vpc'
 
     def clean(self, path):
         """By our own check, and by looking closely."""
@@ -95,23 +80,8 @@ class Vhd(tool.Case):
         self.good(maker('create', '-q', '-f', 'vpc', '-o',
                         f'force_size=on,subformat={kind}', 'new', size))
         shadow = bytearray(size)
-        for turn in range(6):
-            commands = []
-            for _ in range(5):
-                at = rng.randrange(size // 512) * 512
-                n = min(rng.choice((512, 70 * K, 2 * MIB)), size - at)
-                byte = rng.randrange(256)
-                commands.append(f'write -P {byte} {at} {n}')
-                shadow[at:at + n] = bytes([byte]) * n
-            at = rng.randrange(size // 512) * 512
-            n = min(3 * MIB, size - at)
-            commands.append(f'write -z -u {at} {n}')
-            shadow[at:at + n] = bytes(n)
-            if turn % 2:
-                self.io('new', *commands)
-            else:
-                self.qemu_io('new', 'vpc', *commands)
-            self.clean('new')
+        self.write_in_turn('new', 6, lambda: tool.random_writes(
+            rng, shadow, 6, (512, 70 * K, 2 * MIB, 3 * MIB)))
         self.assertEqual(self.raw('new'), shadow)
         self.assertEqual(vhd.Reader('new').guest(), shadow)
         self.qemu('convert', '-O', 'raw', '-f', 'vpc', 'new', 'theirs')
@@ -119,15 +89,8 @@ class Vhd(tool.Case):
         self.assertEqual(self.libvhdi('new'), shadow)
 
     def test_7zip_reads_ours(self):
-        if not shutil.which('7zz'):
-            self.skipTest('7zz is not installed')
-        self.make_data('raw', 5 * MIB, [(0, 700), (MIB, 2 * MIB)])
-        for kind in ('fixed', 'dynamic'):
-            self.rhea('convert', '-O', 'vpc', '-o',
-                      f'force_size=on,subformat={kind}', 'raw', 'new')
-            out = subprocess.run(['7zz', 'e', '-so', '-tVHD', 'new'],
-                                 capture_output=True, check=True).stdout
-            self.assertEqual(out, contents('raw'), kind)
+        self.seven_zip_reads('VHD', *(f'force_size=on,subformat={kind}'
+                                      for kind in ('fixed', 'dynamic')))
 
     def test_map_and_info_as_qemu(self):
         for kind in ('fixed', 'dynamic'):
@@ -462,7 +425,7 @@ class Vhd(tool.Case):
                             says="'1.vhd' and its parent '0.vhd'")
         self.assertIn(str(made[0].uuid), result.err)
         self.assertIn(str(other.uuid), result.err)
-        self.assertNotEqual(rhea_io('1.vhd', 'write 0 512').code, 0)
+        self.assertNotEqual(self.rhea_io('1.vhd', 'write 0 512').code, 0)
         # A name that leads to an image of another format.
         self.qemu('create', '-q', '-f', 'raw', '0.vhd', '10M')
         self.fails(tool.rhea('convert', '-O', 'raw', '1.vhd', 'flat'))
@@ -507,15 +470,9 @@ class Vhd(tool.Case):
                 if i:
                     self.create(f'{i}.vhd', '-b', f'{i - 1}.vhd', '-F', 'vpc',
                                 block_size=block)
-                commands = []
-                for _ in range(12):
-                    at = rng.randrange(size // grain) * grain
-                    n = min(rng.choice((1, 5, 150)) * grain, size - at)
-                    byte = rng.choice((0, rng.randrange(256)))
-                    zero = '-z -u' if byte == 0 else f'-P {byte}'
-                    commands.append(f'write {zero} {at} {n}')
-                    shadow[at:at + n] = bytes([byte]) * n
-                self.io(f'{i}.vhd', *commands)
+                self.io(f'{i}.vhd', *tool.random_writes(
+                    rng, shadow, 12, (grain, 5 * grain, 150 * grain),
+                    ('-z -u',), grain))
                 self.clean(f'{i}.vhd')
                 self.assertTrue(self.raw(f'{i}.vhd') == shadow)
                 guest = b''
@@ -794,7 +751,7 @@ class Vhd(tool.Case):
         os.truncate('new', os.path.getsize('new') - 100 * K)
         self.fails(tool.rhea('convert', '-O', 'raw', 'new', 'flat'),
                    says='cut off')
-        self.assertNotEqual(rhea_io('new', 'write 0 512').code, 0)
+        self.assertNotEqual(self.rhea_io('new', 'write 0 512').code, 0)
         found = tool.rhea('check', 'new')
         self.assertEqual(found.code, 2, str(found))
         # What there is of it can be read.

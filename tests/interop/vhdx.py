@@ -21,7 +21,6 @@ from tool import MIB, contents  # noqa: E402  pylint: disable=C0413
 import images_vhdx as vhdx  # noqa: E402  pylint: disable=C0413
 
 K = 1024
-IO = os.environ['RHEA_IO']
 
 # Debian's own Python has libvhdi. Arguments: the images from the top down.
 LIBVHDI = r'''
@@ -44,31 +43,17 @@ print(digest.hexdigest())
 '''
 
 
-def rhea_io(path, *commands, mode=()):
-    args = [IO, '-f', 'vhdx', *mode]
-    for command in commands:
-        args += ['-c', command]
-    return tool.execute(*args, path)
-
-
 def has_libvhdi():
     return subprocess.run(['/usr/bin/python3', '-c', 'import pyvhdi'],
                           capture_output=True, check=False).returncode == 0
 
 
-class Vhdx(tool.Case):
-    def io(self, path, *commands):
-        result = rhea_io(path, *commands)
-        self.assertEqual((result.code, result.err), (0, ''), str(result))
-        self.assertNotIn('failed', result.out, str(result))
+class Vhdx(tool.Images):
+    FORMAT = 'vhdx'
 
     def create(self, path, size, options='', *more):
         args = ['-o', options] if options else []
         self.rhea('create', '-q', '-f', 'vhdx', *args, *more, path, size)
-
-    def raw(self, path):
-        self.rhea('convert', '-O', 'raw', path, 'flat')
-        return contents('flat')
 
     def clean(self, path):
         """By our own check, and by looking."""
@@ -89,19 +74,12 @@ class Vhdx(tool.Case):
     def scribble(self, rng, shadow, count, zeroes=True):
         """Random guest writes, made in SHADOW too. ZEROES: some of them are
         told to be."""
-        unit = 512
-        commands = []
-        size = len(shadow)
-        for _ in range(count):
-            at = rng.randrange(size // unit) * unit
-            n = min(rng.choice((unit, 12 * K, 70 * unit, 3 * MIB)), size - at)
-            byte = rng.choice((0, rng.randrange(256)))
-            zero = rng.choice(('-z', '-z -u')) if zeroes and byte == 0 \
-                else f'-P {byte}'
-            commands.append(f'write {zero} {at} {n}')
-            shadow[at:at + n] = bytes([byte]) * n
+        commands = tool.random_writes(
+            rng, shadow, count, (512, 12 * K, 70 * 512, 3 * MIB),
+            ('-z', '-z -u') if zeroes else ('-P 0',))
+        for at in range(len(commands), 0, -1):
             if rng.random() < 0.2:
-                commands.append('flush')
+                commands.insert(at, 'flush')
         return commands
 
     # --- fixed and dynamic, with QEMU, libvhdi and 7-Zip ---
@@ -137,15 +115,8 @@ class Vhdx(tool.Case):
             self.assertEqual(vhdx.flatten(vhdx.read('new')), shadow)
 
     def test_7zip_reads_ours(self):
-        if not shutil.which('7zz'):
-            self.skipTest('7zz is not installed')
-        self.make_data('raw', 5 * MIB, [(0, 700), (MIB, 2 * MIB)])
-        for options in ('subformat=dynamic', 'subformat=fixed',
-                        'block_size=1M', 'block_size=256M'):
-            self.rhea('convert', '-O', 'vhdx', '-o', options, 'raw', 'new')
-            out = subprocess.run(['7zz', 'e', '-so', '-tVHDX', 'new'],
-                                 capture_output=True, check=True).stdout
-            self.assertEqual(out, contents('raw'), options)
+        self.seven_zip_reads('VHDX', 'subformat=dynamic', 'subformat=fixed',
+                             'block_size=1M', 'block_size=256M')
 
     def test_conversion_from_and_to_all(self):
         self.make_data('raw', 7 * MIB, [(0, 700), (MIB, MIB), (6 * MIB, 99)])
@@ -315,7 +286,7 @@ class Vhdx(tool.Case):
                     commands = ['write -P 1 0 1M', 'write -P 2 5M 3M', 'flush',
                                 'write -P 3 11M 64k', 'flush', 'abort']
                     if writer == 'rhea':
-                        rhea_io('new', *commands)
+                        self.rhea_io('new', *commands)
                         self.assertEqual(tool.qemu('check', 'new').code, 1)
                     else:
                         args = [a for c in commands for a in ('-c', c)]
@@ -356,7 +327,7 @@ class Vhdx(tool.Case):
                 f.truncate(end)
             self.fails(tool.rhea('convert', '-O', 'raw', 'cut', 'flat'),
                        says='past the end')
-            result = rhea_io('cut', 'write 0 512')
+            result = self.rhea_io('cut', 'write 0 512')
             self.assertNotEqual(result.code, 0)
             self.assertIn('cut off', result.err)
             self.assertEqual(os.path.getsize('cut'), end)
@@ -504,7 +475,7 @@ class Vhdx(tool.Case):
             self.fails(tool.rhea('convert', '-O', 'raw', '2.vhdx', 'flat'),
                        says="'1.vhdx' and its parent '0.vhdx'.*changed")
             # Nor is it written to.
-            self.assertNotEqual(rhea_io('1.vhdx', 'write 0 512').code, 0)
+            self.assertNotEqual(self.rhea_io('1.vhdx', 'write 0 512').code, 0)
 
     def test_a_second_identity_is_one_too(self):
         made = self.chain(2)

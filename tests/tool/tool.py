@@ -6,6 +6,7 @@ Every test runs in a folder of its own, which is gone afterwards.
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,21 @@ def pattern(path, offset, length, seed):
     with open(path, 'r+b') as f:
         f.seek(offset)
         f.write(random.Random(seed).randbytes(length))
+
+
+def random_writes(rng, shadow, count, lengths, zeroes=('-z', '-z -u'),
+                  unit=512):
+    """Commands for qemu-io: COUNT writes, each of one of LENGTHS, half of them
+    of zeroes by one of the options ZEROES. SHADOW has them already."""
+    commands = []
+    for _ in range(count):
+        at = rng.randrange(len(shadow) // unit) * unit
+        n = min(rng.choice(lengths), len(shadow) - at)
+        byte = rng.choice((0, rng.randrange(256)))
+        how = f'-P {byte}' if byte else rng.choice(zeroes)
+        commands.append(f'write {how} {at} {n}')
+        shadow[at:at + n] = bytes([byte]) * n
+    return commands
 
 
 class Case(unittest.TestCase):
@@ -158,6 +174,30 @@ class Images(Case):
         """What the guest sees."""
         self.rhea('convert', '-O', 'raw', *args, path, 'flat')
         return contents('flat')
+
+    def clean(self, path):
+        """By our own check; tests of a format look closer."""
+        self.rhea('check', '-f', self.FORMAT, path)
+
+    def write_in_turn(self, path, turns, change):
+        """What CHANGE tells, by qemu-io and rhea-io in turn."""
+        for turn in range(turns):
+            if turn % 2:
+                self.io(path, *change())
+            else:
+                self.qemu_io(path, self.FORMAT, *change())
+            self.clean(path)
+
+    def seven_zip_reads(self, kind, *options):
+        """Images that we make with each of OPTIONS."""
+        if not shutil.which('7zz'):
+            self.skipTest('7zz is not installed')
+        self.make_data('raw', 5 * MIB, [(0, 700), (MIB, 2 * MIB)])
+        for given in options:
+            self.rhea('convert', '-O', self.FORMAT, '-o', given, 'raw', 'new')
+            out = subprocess.run(['7zz', 'e', '-so', f'-t{kind}', 'new'],
+                                 capture_output=True, check=True).stdout
+            self.assertEqual(out, contents('raw'), given)
 
 
 def without(value, keys):
