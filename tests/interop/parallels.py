@@ -166,6 +166,19 @@ class Parallels(tool.Case):
 
     # --- Bitmaps ---
 
+    @staticmethod
+    def wait_for(number):
+        """Until process NUMBER is at its end, though perhaps nobody has asked
+        for its exit code yet."""
+        while True:
+            try:
+                with open(f'/proc/{number}/stat', encoding='utf-8') as f:
+                    if f.read().rsplit(')', 1)[1].split()[0] == 'Z':
+                        return
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            time.sleep(0.01)
+
     def dirty(self, path, name):
         """What QEMU's server calls dirty: (offset, length)."""
         if not shutil.which('qemu-nbd'):
@@ -183,9 +196,7 @@ class Parallels(tool.Case):
         chunks = program('map', '--output=json', '--image-opts',
                          f'driver=nbd,server.type=unix,server.path={socket},'
                          f'x-dirty-bitmap=qemu:dirty-bitmap:{name}').json
-        number = contents(pid).decode().strip()
-        while os.path.exists(f'/proc/{number}'):
-            time.sleep(0.01)
+        self.wait_for(contents(pid).decode().strip())
         return [(c['start'], c['length']) for c in chunks if not c['data']]
 
     def test_bitmaps_follow_writes(self):
@@ -303,11 +314,76 @@ class Parallels(tool.Case):
         guest[MIB:4 * MIB] = b'\1' * (3 * MIB)
         guest[8 * MIB:8 * MIB + 65536] = b'\2' * 65536
         self.assertTrue(prl.Bundle('x.hdd').read() == guest)
-        for options, says in (('split=4M', 'split'), ('type=plain', 'plain')):
+        for options in ('type=plain', 'type=plain,split=4M'):
             self.rhea('create', '-q', '-f', 'parallels', '-o',
                       f'bundle=on,{options}', 'y.hdd', '16M')
-            self.fails(tool.rhea('bitmap', '--add', 'y.hdd', name), says=says)
+            self.fails(tool.rhea('bitmap', '--add', 'y.hdd', name),
+                       says='plain')
             shutil.rmtree('y.hdd')
+
+    def parts(self):
+        """The files that the guest of x.hdd writes to, in order."""
+        bundle = prl.Bundle('x.hdd')
+        return ['x.hdd/' + images[bundle.top][1]
+                for *_, images in sorted(bundle.storages,
+                                         key=lambda s: s[0])]
+
+    def dirty_parts(self, name, start=6 * MIB):
+        """What QEMU calls dirty in each file, by the disk's offsets in MiB."""
+        return [((i * start + at) // MIB, length // MIB)
+                for i, path in enumerate(self.parts())
+                for at, length in self.dirty(path, name)]
+
+    def test_bitmaps_of_split_disks(self):
+        """One in each file, all of one name, are one of the disk."""
+        name, other = str(uuid.UUID(int=77)), str(uuid.UUID(int=78))
+        self.rhea('create', '-q', '-f', 'parallels', '-o',
+                  'bundle=on,cluster_size=64k,split=6M', 'x.hdd', '16M')
+        self.assertEqual(len(self.parts()), 3)
+        self.fails(tool.rhea('bitmap', '--add', '-g', '4M', 'x.hdd', name),
+                   says='2097152')
+        self.rhea('bitmap', '--add', '-g', '1M', 'x.hdd', name)
+        self.fails(tool.rhea('bitmap', '--add', '-g', '1M', 'x.hdd', name),
+                   says='already')
+        self.rhea_io('x.hdd', 'write -P 1 5M 2M', 'write -P 2 15M 512')
+        # Six bits a file, so that none of the others begins with a byte.
+        self.assertEqual(self.dirty_parts(name), [(5, 1), (6, 1), (15, 1)])
+        self.rhea('bitmap', '--add', '-g', '64k', 'x.hdd', other)
+        self.rhea_io('x.hdd', 'write -P 3 12M 64k')
+        self.rhea('bitmap', '--merge', other, 'x.hdd', name)
+        self.rhea('bitmap', '--clear', 'x.hdd', other)
+        self.rhea('bitmap', '--merge', name, 'x.hdd', other)
+        listed = self.rhea('info', '--output=json', 'x.hdd').json[
+            'format-specific']['data']['bitmaps']
+        self.assertEqual(
+            [(b['name'], b['flags'], b['granularity']) for b in listed],
+            [(name, ['auto'], MIB), (other, ['auto'], 65536)])
+        # A snapshot's files keep nothing, the new ones all.
+        self.rhea('snapshot', '-c', 'one', 'x.hdd')
+        self.rhea_io('x.hdd', 'write -P 4 0 1M')
+        for which in (name, other):
+            self.assertEqual(self.dirty_parts(which), [
+                (0, 1), (5, 1), (6, 1), (12, 1), (15, 1)])
+        self.rhea('snapshot', '-d', 'one', 'x.hdd')
+        self.rhea('bitmap', '--clear', 'x.hdd', name)
+        self.assertEqual(self.dirty_parts(name), [])
+        self.rhea('check', 'x.hdd')
+        # Where one file has none any more, there is none of the disk.
+        self.rhea_io('x.hdd', 'write -P 5 1M 10M')
+        tool.execute('qemu-io', '-f', 'parallels', '-c', 'write 0 1k',
+                     self.parts()[1])
+        for which in (name, other):
+            self.fails(tool.rhea('bitmap', '--clear', 'x.hdd', which),
+                       says='removed')
+        listed = self.rhea('info', '--output=json', 'x.hdd').json[
+            'format-specific']['data']['bitmaps']
+        self.assertEqual([b['flags'] for b in listed],
+                         [['in-use', 'auto']] * 2)
+        for which in (name, other):
+            self.rhea('bitmap', '--remove', 'x.hdd', which)
+        self.assertNotIn('bitmaps', self.rhea('info', 'x.hdd').out)
+        self.fails(tool.rhea('bitmap', '--remove', 'x.hdd', name), says='no')
+        self.rhea('check', 'x.hdd')
 
     def test_bundles_of_others_are_read(self):
         for seed in range(30):

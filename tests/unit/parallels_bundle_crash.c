@@ -20,7 +20,7 @@
 
 enum {
     FILES_MAX = 40,
-    STEPS_MAX = 64,
+    STEPS_MAX = 100,
     SECTOR = 512,
     SIZE = 400 * SECTOR,
     LARGEST = 2 * SIZE,
@@ -528,6 +528,134 @@ static void a_resized_disk_survives(void)
     }
 }
 
+/* --- Bitmaps of split disks ------------------------------------------------
+ */
+
+enum { GRANULE = 2048, BITS = SIZE / GRANULE, BYTES = (BITS + 7) / 8 };
+static const char bitmap_name[] = "00000000-0000-4000-8000-000000000001";
+
+/* Each flush of any file begins a step, for the order between files counts. */
+static const struct rhea_storage_ops *recorder_ops;
+static struct rhea_storage_ops stepping_ops;
+static struct folder *stepping;
+
+static int stepping_flush(struct rhea_storage *s, struct rhea_error *e)
+{
+    int ret = recorder_ops->flush(s, e);
+    if (!ret)
+        folder_step(stepping);
+    return ret;
+}
+
+static void step_by_flushes(struct folder *d)
+{
+    stepping = d;
+    for (size_t i = 0; i < d->n; i++) {
+        if (d->files[i].recorder->ops != &stepping_ops)
+            recorder_ops = d->files[i].recorder->ops;
+        stepping_ops = *recorder_ops;
+        stepping_ops.flush = stepping_flush;
+        d->files[i].recorder->ops = &stepping_ops;
+    }
+}
+
+/* What a bitmap may be; NULL: not there. */
+struct bitmap_truth {
+    const uint8_t *before, *after;
+};
+
+static bool bitmap_judge(struct folder *d, const struct bitmap_truth *t)
+{
+    uint8_t bits[BYTES];
+    struct rhea_storage *descriptor;
+    struct rhea_bitmap *list = NULL;
+    size_t n = 0;
+    struct rhea_format *f = bundle_open(d, &descriptor, 0);
+    bool good = CHECK(f != NULL) &&
+                CHECK_OK(f->ops->bitmap_list(f, &list, &n, &err), &err) &&
+                CHECK(n || !t->before || !t->after);
+    if (good && n && !list[0].in_use)
+        good = CHECK_OK(f->ops->bitmap_load(f, bitmap_name, bits, BYTES, &err),
+                        &err) &&
+               CHECK((t->before && !memcmp(bits, t->before, BYTES)) ||
+                     (t->after && !memcmp(bits, t->after, BYTES)));
+    rhea_bitmaps_free(list, n);
+    if (f)
+        f->ops->close(f, NULL);
+    rhea_storage_close(descriptor);
+    return good;
+}
+
+static void bitmap_crash(struct folder *d, const struct bitmap_truth *t)
+{
+    for (size_t step = 0; step < d->n_steps; step++)
+        for (unsigned i = 0; i < STATES; i++) {
+            uint64_t seed = rng;
+            struct folder *crashed = crash_folder(d, step);
+            bool good = bitmap_judge(crashed, t);
+            folder_free(crashed);
+            if (!good) {
+                printf("# bitmap, step %zu of %zu, seed %" PRIu64 "\n", step,
+                       d->n_steps, seed);
+                return;
+            }
+        }
+}
+
+/* From BEFORE to AFTER, which a reader finds then. */
+static void bitmap_change(struct history *h, const uint8_t *before,
+                          const uint8_t *after)
+{
+    const struct rhea_bitmap what = {
+        .name = (char *)bitmap_name, .granularity = GRANULE, .enabled = true};
+    const struct bitmap_truth t = {before, after}, done = {after, after};
+    struct rhea_storage *descriptor;
+    h->d = folder_settled(h->d);
+    struct rhea_format *f = bundle_open(h->d, &descriptor, RHEA_FORMAT_WRITE);
+    step_by_flushes(h->d);
+    if (!before)
+        CHECK_OK(f->ops->bitmap_add(f, &what, &err), &err);
+    else if (!after)
+        CHECK_OK(f->ops->bitmap_remove(f, bitmap_name, &err), &err);
+    else
+        CHECK_OK(f->ops->bitmap_store(f, bitmap_name, after, BYTES, &err),
+                 &err);
+    CHECK(h->d->n_steps > 6);
+    CHECK_OK(f->ops->close(f, &err), &err);
+    rhea_storage_close(descriptor);
+    bitmap_crash(h->d, &t);
+    h->d = folder_settled(h->d);
+    f = bundle_open(h->d, &descriptor, 0);
+    uint8_t bits[BYTES];
+    CHECK_EQ(f->ops->bitmap_load(f, bitmap_name, bits, BYTES, NULL),
+             after ? 0 : -ENOENT);
+    f->ops->close(f, NULL);
+    rhea_storage_close(descriptor);
+    CHECK(bitmap_judge(h->d, &done));
+}
+
+/* One that is whole is as it was or as it was to be. */
+static void a_bitmap_of_a_split_disk_survives(void)
+{
+    static struct history h;
+    uint8_t zero[BYTES] = {0}, one[BYTES], other[BYTES];
+    for (unsigned i = 0; i < BITS; i++) {
+        one[i / 8] = (uint8_t)(i % 8 ? one[i / 8] : 0) |
+                     (uint8_t)((i % 3 == 0) << i % 8);
+        other[i / 8] = (uint8_t)(i % 8 ? other[i / 8] : 0) |
+                       (uint8_t)((i % 7 < 2) << i % 8);
+    }
+    history_begin(&h, "70k", "expanding");
+    history_write(&h, 12);
+    bitmap_change(&h, NULL, zero);
+    bitmap_change(&h, zero, one);
+    bitmap_change(&h, one, other);
+    bitmap_change(&h, other, zero);
+    bitmap_change(&h, zero, one);
+    bitmap_change(&h, one, NULL);
+    folder_free(h.d);
+}
+
 /* A crash between the descriptor and the file: who grows it again sees zeroes,
  * not what the file still has. */
 static void what_was_cut_off_does_not_come_back(void)
@@ -563,6 +691,7 @@ int main(int argc, char **argv)
     TEST(a_split_disk_survives);
     TEST(a_plain_disk_survives);
     TEST(a_resized_disk_survives);
+    TEST(a_bitmap_of_a_split_disk_survives);
     TEST(what_was_cut_off_does_not_come_back);
     return test_finish();
 }

@@ -364,9 +364,8 @@ static void bundle_info(struct rhea_format *f, struct rhea_format_info *info)
     for (size_t i = 0; i < b->n_parts; i++)
         if (b->parts[i].top->hds)
             info->dirty |= hds_of(b->parts[i].top->hds)->unclean;
-    if (b->n_parts == 1 && b->parts[0].top->hds)
-        info->bitmaps = (uint32_t)hds_of(b->parts[0].top->hds)->ext.n_bitmaps;
     pthread_rwlock_unlock(&b->lock);
+    info->bitmaps = bundle_bitmap_count(f);
 }
 
 static void facts_file(struct rhea_facts *facts, const struct bundle_file *file)
@@ -383,10 +382,8 @@ static int bundle_facts(struct rhea_format *f, struct rhea_facts *facts,
 {
     struct bundle *b = bundle_of(f);
     char top[UUID_TEXT];
-    (void)err;
     pthread_rwlock_rdlock(&b->lock);
     const struct bundle_file *first = b->parts[0].top;
-    struct rhea_format *only = b->n_parts == 1 ? first->hds : NULL;
     uuid_text(first->guid, top);
     rhea_facts_bool(facts, "bundle", "bundle", true);
     if (b->d.name)
@@ -403,10 +400,8 @@ static int bundle_facts(struct rhea_format *f, struct rhea_facts *facts,
              file = file->lower)
             facts_file(facts, file);
     rhea_facts_end(facts);
-    if (only)
-        hds_facts_bitmaps(facts, only);
     pthread_rwlock_unlock(&b->lock);
-    return 0;
+    return hds_facts_bitmaps(facts, f, err);
 }
 
 const struct rhea_format_ops bundle_ops = {

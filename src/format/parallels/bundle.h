@@ -132,6 +132,8 @@ int bundle_snapshot_load(struct rhea_format *f, const char *which,
 int bundle_bitmaps_copy(struct bundle_file *to, struct bundle_file *from,
                         struct rhea_error *err);
 int bundle_bitmaps_remove(struct bundle_file *file, struct rhea_error *err);
+/* How many there are, as far as that can be told. */
+uint32_t bundle_bitmap_count(struct rhea_format *f);
 int bundle_bitmap_list(struct rhea_format *f, struct rhea_bitmap **list,
                        size_t *n, struct rhea_error *err);
 int bundle_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,

@@ -19,7 +19,7 @@
  *   1. before the first change the header's sector is written: in use, no
  *      extension, not empty; flush;
  *   2. on close, after all that was cached and a flush, what nobody uses at the
- *      end of the file is cut off where clusters were discarded;
+ *      end of the file is cut off where anything was discarded;
  *   3. the extension with its bitmaps is written to clusters of its own; flush;
  *   4. the header's sector: the extension, closed; flush.
  * So a crash loses the bitmaps, never leaves any that are out of date.
@@ -323,7 +323,7 @@ int hds_close(struct rhea_format *f, struct rhea_error *err)
     if (h->blocks.writable) {
         ret = blocks_flush(&h->blocks, err);
         RHEA_LOCKED(&h->blocks.lock);
-        if (!ret && h->discarded)
+        if (!ret && h->dropped)
             ret = hds_cut_end(h, err);
         if (!ret)
             ret = hds_settle(h, err);
@@ -349,49 +349,48 @@ void hds_info(struct rhea_format *f, struct rhea_format_info *info)
     };
 }
 
-static void facts_bitmap(struct rhea_facts *facts, const struct hds *h,
-                         const struct hds_bitmap *b)
+static void facts_bitmap(struct rhea_facts *facts, const struct rhea_bitmap *b)
 {
-    char name[UUID_TEXT];
-    uuid_text(b->id, name);
     rhea_facts_object(facts, NULL, NULL);
     rhea_facts_list(facts, "flags", "flags");
-    if (h->ext.stale)
+    if (b->in_use)
         rhea_facts_string(facts, NULL, NULL, "in-use");
     rhea_facts_string(facts, NULL, NULL, "auto");
     rhea_facts_end(facts);
-    rhea_facts_string(facts, "name", "name", name);
-    rhea_facts_number(facts, "granularity", "granularity",
-                      (uint64_t)b->granularity * HDS_SECTOR);
+    rhea_facts_string(facts, "name", "name", b->name);
+    rhea_facts_number(facts, "granularity", "granularity", b->granularity);
     rhea_facts_end(facts);
 }
 
-void hds_facts_bitmaps(struct rhea_facts *facts, struct rhea_format *f)
+int hds_facts_bitmaps(struct rhea_facts *facts, struct rhea_format *f,
+                      struct rhea_error *err)
 {
-    struct hds *h = hds_of(f);
-    RHEA_LOCKED(&h->blocks.lock);
-    if (!h->ext.n_bitmaps)
-        return;
-    rhea_facts_list(facts, "bitmaps", "bitmaps");
-    for (size_t i = 0; i < h->ext.n_bitmaps; i++)
-        facts_bitmap(facts, h, &h->ext.bitmaps[i]);
-    rhea_facts_end(facts);
+    struct rhea_bitmap *list = NULL;
+    size_t n = 0;
+    int ret = f->ops->bitmap_list(f, &list, &n, err);
+    if (n)
+        rhea_facts_list(facts, "bitmaps", "bitmaps");
+    for (size_t i = 0; i < n; i++)
+        facts_bitmap(facts, &list[i]);
+    if (n)
+        rhea_facts_end(facts);
+    rhea_bitmaps_free(list, n);
+    return ret;
 }
 
 int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
               struct rhea_error *err)
 {
     struct hds *h = hds_of(f);
-    (void)err;
     rhea_facts_bool(facts, "extended", "extended", h->extended);
     if (h->unclean)
         rhea_facts_bool(facts, "in use", "in-use", true);
-    hds_facts_bitmaps(facts, f);
+    int ret = hds_facts_bitmaps(facts, f, err);
     RHEA_LOCKED(&h->blocks.lock);
     if (h->ext.broken)
         rhea_facts_string(facts, "damaged extension", "damaged-extension",
                           h->ext.why);
-    return 0;
+    return ret;
 }
 
 int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,

@@ -115,8 +115,8 @@ struct hds {
     bool empty_flag;
     uint32_t closed; /* what in_use is to be once it is closed */
     bool marked;     /* the header says that it is in use by us */
-    bool discarded;  /* entries were dropped: the file may end in unused places
-                      */
+    bool dropped;    /* entries, or an extension: the file may end in unused
+                        places */
     struct hds_extension ext;
     struct hds_gaps gaps;
 };
@@ -155,8 +155,9 @@ int hds_close(struct rhea_format *f, struct rhea_error *err);
 void hds_info(struct rhea_format *f, struct rhea_format_info *info);
 int hds_facts(struct rhea_format *f, struct rhea_facts *facts,
               struct rhea_error *err);
-/* The list of its bitmaps, where there are any. */
-void hds_facts_bitmaps(struct rhea_facts *facts, struct rhea_format *f);
+/* The list of bitmaps of F, a file or a bundle, where there are any. */
+int hds_facts_bitmaps(struct rhea_facts *facts, struct rhea_format *f,
+                      struct rhea_error *err);
 int hds_map(struct rhea_format *f, uint64_t offset, uint64_t len,
             struct rhea_extent *extent, struct rhea_error *err);
 int hds_write(struct rhea_format *f, uint64_t offset, const void *buf,
@@ -268,6 +269,9 @@ int hds_bitmap_list(struct rhea_format *f, struct rhea_bitmap **list, size_t *n,
                     struct rhea_error *err);
 int hds_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
                    struct rhea_error *err);
+/* The same with bits, N bytes of them, at once. */
+int hds_bitmap_add_bits(struct rhea_format *f, const struct rhea_bitmap *what,
+                        const uint8_t *bits, size_t n, struct rhea_error *err);
 int hds_bitmap_remove(struct rhea_format *f, const char *name,
                       struct rhea_error *err);
 int hds_bitmap_load(struct rhea_format *f, const char *name, uint8_t *bits,

@@ -157,8 +157,10 @@ static int bitmap_begin(struct hds *h, struct rhea_error *err)
     int ret = blocks_change_begin(&h->blocks, err);
     if (!ret)
         ret = blocks_begin(&h->blocks, err);
-    if (!ret && h->ext.stale)
+    if (!ret && h->ext.stale) {
         ret = hds_header_set64(h, HDS_H_EXT_OFF, 0, err);
+        h->dropped = true;
+    }
     if (!ret)
         ret = hds_write_back(h, err);
     h->ext.changed = true;
@@ -202,13 +204,27 @@ static int add_check(struct hds *h, const struct rhea_bitmap *what,
         h, EXT_FEATURE + EXT_BITMAP + 8 * b->l1_size, err);
 }
 
-int hds_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
-                   struct rhea_error *err)
+static int bitmap_check_bytes(const struct hds *h, const struct hds_bitmap *b,
+                              size_t n, struct rhea_error *err)
+{
+    uint64_t want = hds_bitmap_bytes(h, b);
+    return n == want ? 0
+                     : rhea_error_set(err, EINVAL,
+                                      "the bitmap has %" PRIu64
+                                      " bytes of bits, not %zu",
+                                      want, n);
+}
+
+/* BITS NULL: none is set. */
+static int bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
+                      const uint8_t *bits, size_t n, struct rhea_error *err)
 {
     struct hds *h = hds_of(f);
     struct hds_bitmap b = {0};
     RHEA_LOCKED(&h->blocks.lock);
     int ret = add_check(h, what, &b, err);
+    if (!ret && bits)
+        ret = bitmap_check_bytes(h, &b, n, err);
     if (ret)
         return ret;
     struct hds_bitmap *bitmaps =
@@ -221,6 +237,8 @@ int hds_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
         ret = rhea_error_set(err, ENOMEM, "out of memory");
     if (!ret)
         ret = bitmap_begin(h, err);
+    if (!ret && bits)
+        memcpy(b.bits, bits, n);
     if (ret) {
         free(b.l1);
         free(b.bits);
@@ -228,6 +246,18 @@ int hds_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
     }
     bitmaps[h->ext.n_bitmaps++] = b;
     return hds_settle(h, err);
+}
+
+int hds_bitmap_add(struct rhea_format *f, const struct rhea_bitmap *what,
+                   struct rhea_error *err)
+{
+    return bitmap_add(f, what, NULL, 0, err);
+}
+
+int hds_bitmap_add_bits(struct rhea_format *f, const struct rhea_bitmap *what,
+                        const uint8_t *bits, size_t n, struct rhea_error *err)
+{
+    return bitmap_add(f, what, bits, n, err);
 }
 
 int hds_bitmap_remove(struct rhea_format *f, const char *name,
@@ -247,17 +277,6 @@ int hds_bitmap_remove(struct rhea_format *f, const char *name,
     memmove(b, b + 1, behind * sizeof(*b));
     h->ext.n_bitmaps--;
     return hds_settle(h, err);
-}
-
-static int bitmap_check_bytes(const struct hds *h, const struct hds_bitmap *b,
-                              size_t n, struct rhea_error *err)
-{
-    uint64_t want = hds_bitmap_bytes(h, b);
-    return n == want ? 0
-                     : rhea_error_set(err, EINVAL,
-                                      "the bitmap has %" PRIu64
-                                      " bytes of bits, not %zu",
-                                      want, n);
 }
 
 int hds_bitmap_load(struct rhea_format *f, const char *name, uint8_t *bits,

@@ -151,7 +151,7 @@ static int discard_entries(struct hds *h, uint64_t first, size_t count,
             continue;
         uint64_t host = hds_host(h, load_le32(entry));
         ret = hds_entry_set(h, first + i, 0, err);
-        h->discarded = true;
+        h->dropped = true;
         /* What is damaged is left alone. */
         if (!ret && h->gaps.used.words && !h->gaps.shared &&
             hds_host_valid(h, host))
