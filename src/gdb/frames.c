@@ -72,16 +72,35 @@ bool frames_look(const struct frames *f, uint64_t n, struct frames_frame *frame)
            sizeof(frame->head) + frame->head.size <= f->data_bytes;
 }
 
+/* VALUE modulo SIZE. *LAP is the multiple of SIZE that was below it the last
+ * time and mostly still is; a division would take longer than all else here. */
+static uint64_t wrap(uint64_t value, uint64_t size, uint64_t *lap)
+{
+    if (value - *lap >= size)
+        *lap = value - value % size;
+    return value - *lap;
+}
+
+/* What the oldest frame takes, by where the next one begins: its own bytes have
+ * not been looked at for long and would have to come from afar. */
+static uint64_t cost_of_first(struct frames *f)
+{
+    const struct frames_control *c = f->control;
+    uint64_t at = wrap(c->first, f->n_entries, &f->lap_first);
+    uint64_t next = at + 1 < f->n_entries ? at + 1 : 0;
+    uint64_t end =
+        c->first + 1 < c->next ? f->entries[next].position : c->position;
+
+    return end - f->entries[at].position + sizeof(struct frames_entry);
+}
+
 /* Drop the oldest frame. */
 static void drop_first(struct frames *f)
 {
     struct frames_control *c = f->control;
-    struct frames_frame oldest;
+    uint64_t cost = RHEA_MIN(cost_of_first(f), c->used);
 
-    if (!frames_look(f, c->first, &oldest))
-        oldest.head.size = 0;
-    __atomic_store_n(&c->used, c->used - cost_of(oldest.head.size),
-                     __ATOMIC_RELAXED);
+    __atomic_store_n(&c->used, c->used - cost, __ATOMIC_RELAXED);
     __atomic_store_n(&c->first, c->first + 1, __ATOMIC_RELEASE);
 }
 
@@ -124,12 +143,24 @@ void frames_stop(struct frames *f, enum frames_stop stop, unsigned number,
     frames_unlock(f);
 }
 
+/* Ask for the memory that the next frame will be stored to, which is like this
+ * one, so that it is there by then. */
+static void fetch_ahead(const uint8_t *at, size_t len)
+{
+    enum { LINE = 64, MOST = 1024 };
+
+    for (size_t i = 0; i < RHEA_MIN(len, (size_t)MOST); i += LINE)
+        __builtin_prefetch(at + i, 1);
+}
+
 static void store(struct frames *f, const struct frames_hit *hit,
                   const void *payload, size_t len, uint32_t payload_check)
 {
     struct frames_control *c = f->control;
-    struct frames_entry *e = &f->entries[c->next % f->n_entries];
-    uint8_t *at = f->data + c->position % f->data_bytes;
+    struct frames_entry *e =
+        &f->entries[wrap(c->next, f->n_entries, &f->lap_next)];
+    uint8_t *at = f->data + wrap(c->position, f->data_bytes, &f->lap_data);
+    struct frames_point *point = &f->points[hit->slot];
     struct frames_head h = {
         .time = now(CLOCK_MONOTONIC), .frame = c->next, .size = (uint32_t)len};
 
@@ -147,6 +178,9 @@ static void store(struct frames *f, const struct frames_hit *hit,
     c->used += cost_of(len);
     c->position += sizeof(h) + align_up(len, 8);
     __atomic_store_n(&c->next, c->next + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&point->usage, point->usage + cost_of(len),
+                     __ATOMIC_RELAXED);
+    fetch_ahead(at + sizeof(h) + align_up(len, 8), sizeof(h) + len);
 }
 
 bool frames_append(struct frames *f, const struct frames_hit *hit,

@@ -51,6 +51,7 @@ enum {
     FRAMES_MAX_PAYLOAD = 1 << 20,
     FRAMES_TEXT = 4 << 20, /* bytes of a slot */
     FRAMES_REASON = 200,
+    FRAMES_AGAIN = 10, /* ms */
 };
 
 /* Why tracing is not going on (gdb's manual, `qTStatus`). */
@@ -67,7 +68,8 @@ enum frames_stop {
 /* What hits count. Shared: use the atomic built-ins. */
 struct frames_point {
     uint64_t hits;   /* conditions that were true */
-    uint64_t usage;  /* bytes of its frames, those gone included */
+    uint64_t usage;  /* bytes of its frames, those gone included; changes
+                        under the lock */
     uint64_t tests;  /* times that the place was passed while enabled */
     uint64_t faults; /* expressions given up for memory that is not there */
     uint32_t enabled;
@@ -163,6 +165,9 @@ int frames_attach(struct frames **f, const char *path, struct rhea_error *err);
 int frames_attach_fd(struct frames **f, int fd, struct rhea_error *err);
 /* Map all there is now, so that the first frame need not. */
 int frames_prepare(struct frames *f, struct rhea_error *err);
+/* Have the memory at hand that the next frames will be stored to. To be called
+ * every FRAMES_AGAIN milliseconds by the process that stores them. */
+void frames_go_ahead(struct frames *f);
 /* Look at a file that may have been left behind: nothing in it is changed, and
  * only whole frames are found. N_LOST: those that were not; may be NULL. While
  * tracing goes on it can be looked at too, but not where it is circular
@@ -217,6 +222,7 @@ struct frames_hit {
                      into the next run */
     uint32_t number;
     uint16_t cpu, flags;
+    uint32_t slot; /* of the tracepoint */
 };
 
 /* Store a frame; takes no memory, and waits only for other threads that do

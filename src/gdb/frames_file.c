@@ -144,6 +144,7 @@ int frames_map_ring(struct frames *f, struct rhea_error *err)
     unmap_ring(f);
     f->n_entries = c->n_entries;
     f->data_bytes = c->data_bytes;
+    f->lap_first = f->lap_next = f->lap_data = 0;
     entries =
         mmap(NULL, f->n_entries * sizeof(*f->entries), PROT_READ | PROT_WRITE,
              f->private ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED, f->fd,
@@ -365,8 +366,68 @@ int frames_prepare(struct frames *f, struct rhea_error *err)
     if (ret == 0) {
         populate(f->data, f->data_bytes);
         populate(f->entries, f->n_entries * sizeof(*f->entries));
+        frames_go_ahead(f);
     }
     return ret;
+}
+
+static void make_writable(uint8_t *at, uint64_t len)
+{
+#ifdef MADV_POPULATE_WRITE
+    uint64_t before = (uintptr_t)at % FRAMES_PAGE;
+
+    (void)madvise(at - before, before + len, MADV_POPULATE_WRITE);
+#else
+    (void)at;
+    (void)len;
+#endif
+}
+
+/* A ring of SIZE bytes, of which those from POSITION on are next. */
+static void go_ahead(uint8_t *ring, uint64_t size, uint64_t position,
+                     uint64_t most, uint64_t *ahead)
+{
+    uint64_t end = position + RHEA_MIN(most, size), from, len, first;
+
+    /* It started again, or nobody came in time. */
+    if (*ahead < position || *ahead > end)
+        *ahead = position;
+    len = end - *ahead;
+    if (len < RHEA_MIN(most, size) / 4)
+        return;
+    from = *ahead % size;
+    first = RHEA_MIN(len, size - from);
+    make_writable(ring + from, first);
+    if (len > first)
+        make_writable(ring, len - first);
+    *ahead = end;
+}
+
+/* A page of a file is read-only until it is first stored to, and again when it
+ * has been written to the disk. That a page becomes writable takes as long as
+ * two frames, and longer on a busy disk. */
+void frames_go_ahead(struct frames *f)
+{
+    enum { MOST = 64 << 20, PART = 8 /* of that for the index */ };
+    const struct frames_control *c = f->control;
+    uint64_t position, next, n_entries, data_bytes;
+    struct frames_entry *entries;
+    uint8_t *data;
+
+    /* The ring stays while tracing goes on. */
+    frames_lock(f);
+    position = c->position;
+    next = c->next;
+    data = f->data;
+    data_bytes = f->data_bytes;
+    entries = f->entries;
+    n_entries = f->n_entries;
+    frames_unlock(f);
+    if (!data || !entries)
+        return;
+    go_ahead(data, data_bytes, position, MOST, &f->data_ahead);
+    go_ahead((uint8_t *)entries, n_entries * sizeof(*entries),
+             next * sizeof(*entries), MOST / PART, &f->entries_ahead);
 }
 
 /* Whether frame N is all there. */

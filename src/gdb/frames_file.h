@@ -24,6 +24,11 @@ struct frames {
     uint64_t n_entries;
     uint8_t *data; /* twice in a row */
     uint64_t data_bytes;
+    /* See frames.c: of the frames' numbers, and of their places. */
+    uint64_t lap_first, lap_next, lap_data;
+    /* Up to where pages are at hand, see frames_go_ahead; bytes since the start
+     * of tracing. */
+    uint64_t data_ahead, entries_ahead;
 };
 
 void frames_lock(struct frames *f);

@@ -12,7 +12,7 @@ int hit_init(struct hit *h, struct frames *frames,
              const struct experiment *experiment, struct rhea_error *err)
 {
     *h = (struct hit){.frames = frames, .experiment = experiment};
-    h->payload = malloc(FRAMES_MAX_PAYLOAD);
+    h->payload = malloc(FRAMES_MAX_PAYLOAD + HIT_REGISTER_SLACK);
     if (!h->payload)
         return rhea_error_errno(err, ENOMEM, "cannot record trace frames");
     return 0;
@@ -364,7 +364,8 @@ static bool collect(struct hit *h, const struct tracepoint *t,
                              .run = run,
                              .number = t->number,
                              .cpu = (uint16_t)h->machine->cpu,
-                             .flags = step ? FRAMES_STEP : 0};
+                             .flags = step ? FRAMES_STEP : 0,
+                             .slot = (uint32_t)t->slot};
     enum ax_status status = AX_OK;
 
     h->len = 0;
@@ -381,10 +382,7 @@ static bool collect(struct hit *h, const struct tracepoint *t,
         stop_for(h, t, status);
         return false;
     }
-    if (!frames_append(h->frames, &hit, h->payload, h->len))
-        return false;
-    count(&point->usage, FRAMES_OVERHEAD + align_up(h->len, 8));
-    return true;
+    return frames_append(h->frames, &hit, h->payload, h->len);
 }
 
 static uint64_t run_of(const struct hit *h)

@@ -12,14 +12,16 @@
 
 #include "gdb/frames.h"
 
+enum { HIT_REGISTER_SLACK = 16 };
+
 /* The virtual processor that passes a tracepoint. Functions get `opaque`. */
 struct hit_machine {
     /* The bytes of register N, as many as the layout says, in the guest's
      * order; false where it is not at hand. */
     bool (*get_register)(void *opaque, unsigned n, void *bytes);
     /* Those of SET that are at hand, in ascending order, at OUT, which has room
-     * for all; their bits in MASK, which is zero. Returns their bytes. NULL:
-     * they are asked for one at a time. */
+     * for all and HIT_REGISTER_SLACK bytes more; their bits in MASK, which is
+     * zero. Returns their bytes. NULL: they are asked for one at a time. */
     size_t (*get_registers)(void *opaque, const struct register_set *set,
                             uint8_t *out, uint8_t *mask);
     /* Guest memory from a virtual address on. Returns how many of the LEN bytes

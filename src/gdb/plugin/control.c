@@ -18,6 +18,7 @@ static char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 struct client {
     int fd;
     struct frames *frames; /* NULL: not attached */
+    bool loaded;           /* what is in them is traced */
 };
 
 /* --- requests ------------------------------------------------------------ */
@@ -56,6 +57,7 @@ static int load(struct client *c, struct rhea_error *err)
         return ret;
     ret = tracing_replace(t, &old, err);
     tracing_free(ret < 0 ? t : old);
+    c->loaded |= ret == 0;
     return ret;
 }
 
@@ -84,6 +86,7 @@ static int handle(struct client *c, struct link_message *m, int fd,
     case LINK_LOAD:
         return load(c, err);
     case LINK_UNLOAD:
+        c->loaded = false;
         return unload(err);
     default:
         return rhea_error_set(err, EPROTO, "an unknown request");
@@ -155,7 +158,9 @@ static void serve_client(struct client *c)
         struct rhea_error err = {0};
         int fd, ret;
 
-        if (poll(p, 2, -1) < 0)
+        if (c->loaded && frames_is_running(frames_control(c->frames)))
+            frames_go_ahead(c->frames);
+        if (poll(p, 2, c->loaded ? FRAMES_AGAIN : -1) <= 0)
             continue;
         /* If the first one has gone, the other one is next. */
         if (!p[0].revents) {

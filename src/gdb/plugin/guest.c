@@ -212,45 +212,34 @@ static struct guest_source source_of(const char *name)
     return s;
 }
 
-/* The list of moves that are of SIZE bytes; NULL: there is none. */
-static struct guest_moves *moves_of(struct guest_plan *p, size_t size)
+/* Registers that are beside each other in both places move together. */
+static void plan_move(struct guest_plan *p, size_t from, size_t size)
 {
-    switch (size) {
-    case 4:
-        return &p->halves;
-    case 8:
-        return &p->words;
-    case 10:
-        return &p->tens;
-    case 16:
-        return &p->doubles;
-    default:
-        return NULL;
+    if (p->n_moves) {
+        const struct guest_move *last = &p->moves[p->n_moves - 1];
+        size_t after = p->bytes - last->to;
+
+        if (from == last->from + after && after + size <= HIT_REGISTER_SLACK)
+            return;
     }
+    p->moves[p->n_moves++] =
+        (struct guest_move){.from = (uint16_t)from, .to = (uint16_t)p->bytes};
 }
 
 static void plan_one(struct guest_plan *p, unsigned n,
                      const struct guest_source *s, size_t size)
 {
-    struct guest_moves *moves = NULL;
-    size_t from = 0;
+    struct guest_move it = {.from = (uint16_t)n, .to = (uint16_t)p->bytes};
 
     if (s->kind == GUEST_GENERAL && size == 8) {
-        from = (size_t)s->n * 8;
-        moves = &p->words;
+        plan_move(p, (size_t)s->n * 8, size);
     } else if (s->kind == GUEST_PLAIN && size == s->plain.size) {
-        from = s->plain.offset;
-        moves = moves_of(p, size);
+        plan_move(p, s->plain.offset, size);
     } else if (s->kind == GUEST_MADE && size == sizeof(uint32_t)) {
-        from = (size_t)s->n;
-        moves = &p->made;
-    }
-    if (moves && moves->n < GUEST_MAX_MOVES) {
-        moves->list[moves->n].from = (uint16_t)from;
-        moves->list[moves->n++].to = (uint16_t)p->bytes;
+        it.from = (uint16_t)s->n;
+        p->made[p->n_made++] = it;
     } else {
-        p->rest[p->n_rest].n = (uint16_t)n;
-        p->rest[p->n_rest++].to = (uint16_t)p->bytes;
+        p->rest[p->n_rest++] = it;
     }
     p->usable &= s->kind != GUEST_NOT;
 }
@@ -491,36 +480,21 @@ static bool is_all(const struct guest_plan *p, const struct register_set *set)
     return true;
 }
 
-/* SIZE is a constant. */
-static inline void move(uint8_t *out, const uint8_t *from,
-                        const struct guest_moves *moves, size_t size)
-{
-    for (unsigned i = 0; i < moves->n; i++)
-        memcpy(out + moves->list[i].to, from + moves->list[i].from, size);
-}
-
-static void move_made(uint8_t *out, const uint32_t *values,
-                      const struct guest_moves *moves)
-{
-    for (unsigned i = 0; i < moves->n; i++)
-        store_le32(out + moves->list[i].to, values[moves->list[i].from]);
-}
-
 /* False where one of them is not at hand. */
 static bool follow_plan(struct guest_cpu *g, const struct layout *l,
                         uint8_t *out, uint8_t *mask)
 {
     const struct guest_plan *p = &g->sources->plan;
     const uint8_t *env = env_of(g);
+    const uint32_t *values = p->n_made ? made(g) : NULL;
 
-    move(out, env, &p->halves, 4);
-    move(out, env, &p->words, 8);
-    move(out, env, &p->tens, 10);
-    move(out, env, &p->doubles, 16);
-    if (p->made.n)
-        move_made(out, made(g), &p->made);
+    for (unsigned i = 0; i < p->n_moves; i++)
+        memcpy(out + p->moves[i].to, env + p->moves[i].from,
+               HIT_REGISTER_SLACK);
+    for (unsigned i = 0; i < p->n_made; i++)
+        store_le32(out + p->made[i].to, values[p->made[i].from]);
     for (unsigned i = 0; i < p->n_rest; i++)
-        if (!guest_register(g, p->rest[i].n, out + p->rest[i].to))
+        if (!guest_register(g, p->rest[i].from, out + p->rest[i].to))
             return false;
     memcpy(mask, p->mask, (l->n + 7) / 8);
     return true;

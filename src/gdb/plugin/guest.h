@@ -16,7 +16,7 @@
 /* General registers as QEMU has them. */
 enum guest_general { GUEST_RCX = 1, GUEST_RSI = 6, GUEST_RDI = 7 };
 
-enum { GUEST_MADE_COUNT = 9, GUEST_MAX_MOVES = 64 };
+enum { GUEST_MADE_COUNT = 9 };
 
 /* How a register of the layout is read. */
 struct guest_source {
@@ -37,23 +37,21 @@ struct guest_source {
 };
 
 /* All registers in 64-bit mode, which are what is asked for most, without a
- * look at each: bytes of a size from the state to where they belong. */
+ * look at each. Those that stand in the state are moved in the order of their
+ * places in the frame, 16 bytes at a time: what is too much the next one
+ * overwrites. */
 struct guest_plan {
     bool usable;
     struct register_set all;
     uint8_t mask[EXPERIMENT_MAX_REGISTERS / 8];
     size_t bytes;
-    /* Of 4 bytes, of 8, 10 and 16, and 4 of those that are made. */
-    struct guest_moves {
-        unsigned n;
-        struct {
-            uint16_t from, to;
-        } list[GUEST_MAX_MOVES];
-    } halves, words, tens, doubles, made;
-    struct {
-        uint16_t n, to;
-    } rest[EXPERIMENT_MAX_REGISTERS]; /* other ones, by their numbers */
-    unsigned n_rest;
+    unsigned n_moves, n_made, n_rest;
+    struct guest_move {
+        uint16_t from, to;
+    } moves[EXPERIMENT_MAX_REGISTERS];
+    /* Those that are made, and others, by their numbers. */
+    struct guest_move made[EXPERIMENT_MAX_REGISTERS];
+    struct guest_move rest[EXPERIMENT_MAX_REGISTERS];
 };
 
 struct guest_sources {
