@@ -157,6 +157,8 @@ struct rhea_check {
     uint64_t corruptions_fixed, leaks_fixed;
     uint64_t total_clusters, allocated_clusters, fragmented_clusters,
         compressed_clusters;
+    uint64_t lost;      /* not allocated ones: what entries lead to that cannot
+                           be right, and that a repair drops */
     uint64_t image_end; /* end of the last cluster in use */
     /* Told of every finding, one sentence; may be NULL. */
     void (*finding)(void *opaque, bool is_error, const char *text);

@@ -158,6 +158,14 @@ RHEA_API int rhea_image_open_below(struct rhea_image **out,
 RHEA_API int rhea_image_allow_write(struct rhea_image *image,
                                     struct rhea_error *err);
 
+/*
+ * Check, and repair what FIX (RHEA_FIX_*) says. A repair that would drop nearly
+ * all that there is, is not made: more likely the header is damaged by which
+ * nothing is where it should be, or the file is not all there.
+ */
+RHEA_API int rhea_image_check(struct rhea_image *image, unsigned fix,
+                              struct rhea_check *check, struct rhea_error *err);
+
 /* Changes of the whole image, in change.c. No other call may be under way on
  * it. RESIZE grows, or with how->shrink shrinks; what is added reads as zeroes,
  * also where a backing image goes on behind the old end. */

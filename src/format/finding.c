@@ -24,6 +24,7 @@ void check_add(struct rhea_check *sum, const struct rhea_check *part)
     sum->leaks += part->leaks;
     sum->leaks_fixed += part->leaks_fixed;
     sum->errors += part->errors;
+    sum->lost += part->lost;
     sum->allocated_clusters += part->allocated_clusters;
     sum->fragmented_clusters += part->fragmented_clusters;
     sum->compressed_clusters += part->compressed_clusters;

@@ -127,6 +127,7 @@ static int check_invalid(struct checker *c, uint64_t cluster, uint64_t entry,
                " says%s",
                cluster << c->q->cluster_bits, entry, fix ? "; dropped" : "");
     check_count(c, fix);
+    c->out->lost++;
     return fix ? qcow1_l2_set(c->q, cluster, 1, 0, 0, err) : 0;
 }
 
@@ -136,10 +137,10 @@ static int check_entry(struct checker *c, uint64_t cluster, uint64_t entry,
     struct qcow1 *q = c->q;
     bool packed = entry & QCOW1_COMPRESSED;
     struct qcow1_packed p = check_data(c, entry);
-    c->out->allocated_clusters++;
-    c->out->compressed_clusters += packed;
     if (!qcow1_entry_valid(q, cluster, entry))
         return check_invalid(c, cluster, entry, err);
+    c->out->allocated_clusters++;
+    c->out->compressed_clusters += packed;
     if (!packed && c->last && p.host != c->last + q->cluster_size)
         c->out->fragmented_clusters++;
     c->last = packed ? 0 : p.host;
@@ -217,6 +218,7 @@ static int check_place(struct checker *c, uint64_t cluster, uint64_t table,
         cluster << q->cluster_bits, table,
         valid ? "shares its place" : "cannot be there", fix ? "; dropped" : "");
     check_count(c, fix);
+    c->out->lost += valid ? 0 : UINT64_C(1) << q->l2_bits;
     return fix ? qcow1_l1_set(q, cluster, 0, err) : 0;
 }
 

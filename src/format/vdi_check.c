@@ -24,15 +24,16 @@ static void check_bad(struct vdi_checker *c, uint32_t index, uint32_t number,
 
 static void check_entry(struct vdi_checker *c, uint32_t index, uint32_t number)
 {
+    if (!vdi_is_inside(c->v, index, number)) {
+        check_bad(c, index, number, "which is past the end of the file");
+        c->n_lost++;
+        c->out->lost++;
+        return;
+    }
     c->out->allocated_clusters++;
     if (c->last != UINT64_MAX && number != c->last + 1)
         c->out->fragmented_clusters++;
     c->last = number;
-    if (!vdi_is_inside(c->v, index, number)) {
-        check_bad(c, index, number, "which is past the end of the file");
-        c->n_lost++;
-        return;
-    }
     if (bitmap_get(&c->used, number)) {
         check_bad(c, index, number, "which is used more than once");
         c->n_shared++;
@@ -61,11 +62,13 @@ static void check_hole(struct vdi_checker *c, uint32_t index, uint32_t n)
     if (!--n)
         return;
     check_bad(c, index, 0, "as is much that follows");
-    c->out->allocated_clusters += n;
-    if (vdi_is_inside(c->v, index, 0))
+    if (vdi_is_inside(c->v, index, 0)) {
+        c->out->allocated_clusters += n;
         c->n_shared += n;
-    else
+    } else {
+        c->out->lost += n;
         c->n_lost += n;
+    }
 }
 
 static int check_table(struct vdi_checker *c, struct vdi_scan *scan,

@@ -30,6 +30,39 @@ static int change_done(const struct rhea_image *image, int ret,
     return ret;
 }
 
+/* Whether a repair would keep what there is. */
+static int check_first(struct rhea_image *image,
+                       const struct rhea_progress *progress,
+                       struct rhea_error *err)
+{
+    struct rhea_check found = {.progress = progress};
+    int ret = image->format->ops->check(image->format, 0, &found, err);
+
+    if (ret || found.lost < 2 || found.lost / 3 < found.allocated_clusters)
+        return ret;
+    return rhea_error_set(
+        err, EINVAL,
+        "of %" PRIu64 " clusters %" PRIu64 " would be where none can be. More "
+        "likely the image's header is damaged, or a part of the file is "
+        "missing: nothing was repaired. What can be read, 'convert --salvage' "
+        "copies",
+        found.lost + found.allocated_clusters, found.lost);
+}
+
+int rhea_image_check(struct rhea_image *image, unsigned fix,
+                     struct rhea_check *check, struct rhea_error *err)
+{
+    const struct rhea_format_ops *ops = image->format->ops;
+
+    if (!ops->check)
+        return rhea_error_set(err, ENOTSUP,
+                              "'%s' is a %s image, which cannot be checked",
+                              image->filename, ops->name);
+    int ret =
+        fix & RHEA_FIX_ERRORS ? check_first(image, check->progress, err) : 0;
+    return ret ? ret : ops->check(image->format, fix, check, err);
+}
+
 int rhea_image_resize(struct rhea_image *image, const struct rhea_resize *how,
                       struct rhea_error *err)
 {

@@ -87,7 +87,7 @@ static void check_print_human(const struct rhea_check *r)
         printf("Image end offset: %ju\n", (uintmax_t)r->image_end);
 }
 
-static int check_once(struct check_arguments *a, struct rhea_format *format,
+static int check_once(struct check_arguments *a, struct rhea_image *image,
                       unsigned fix, struct rhea_check *result,
                       struct rhea_error *err)
 {
@@ -101,7 +101,7 @@ static int check_once(struct check_arguments *a, struct rhea_format *format,
         .finding = check_finding,
         .progress = &progress,
     };
-    ret = format->ops->check(format, fix, result, err);
+    ret = rhea_image_check(image, fix, result, err);
     result->progress = NULL;
     tool_progress_finish(&a->progress, ret == 0);
     return ret;
@@ -111,9 +111,8 @@ static int check_once(struct check_arguments *a, struct rhea_format *format,
 static int check_image(struct check_arguments *a, struct rhea_image *image,
                        struct rhea_check *result, struct rhea_error *err)
 {
-    struct rhea_format *format = rhea_image_format(image);
     uint64_t leaks, corruptions;
-    int ret = check_once(a, format, a->fix, result, err);
+    int ret = check_once(a, image, a->fix, result, err);
 
     if (ret < 0 || (!result->leaks_fixed && !result->corruptions_fixed))
         return ret;
@@ -125,7 +124,7 @@ static int check_image(struct check_arguments *a, struct rhea_image *image,
                "Double checking the fixed image now...\n",
                (uintmax_t)leaks, (uintmax_t)corruptions);
     fflush(stdout);
-    ret = check_once(a, format, 0, result, err);
+    ret = check_once(a, image, 0, result, err);
     result->leaks_fixed = leaks;
     result->corruptions_fixed = corruptions;
     return ret;

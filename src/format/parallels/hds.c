@@ -118,6 +118,20 @@ static int open_sizes(struct hds *h, const uint8_t *header,
     return 0;
 }
 
+/* A table that would reach into the data, and that the disk needs less of, is
+ * not so long. */
+static void open_count(struct hds *h, const uint8_t *header)
+{
+    uint64_t start = (uint64_t)load_le32(header + HDS_H_DATA_OFF) * HDS_SECTOR;
+    uint64_t needed = div_up(h->base.size, h->cluster_size);
+    uint64_t end = HDS_HEADER + 4 * needed;
+    h->wrong_count = start && start < h->table_end && start >= end;
+    if (!h->wrong_count)
+        return;
+    h->entries = (uint32_t)needed;
+    h->table_end = end;
+}
+
 /* Where the clusters begin. Only for new ones this has to be right: what is
  * wrong here is the check's to mend. */
 static void open_start(struct hds *h, const uint8_t *header, uint64_t file_size)
@@ -157,6 +171,7 @@ static int open_header(struct hds *h, uint8_t header[HDS_HEADER],
     h->unclean = in_use == HDS_IN_USE;
     h->closed = in_use == HDS_CLOSED ? HDS_CLOSED : HDS_CLOSED_OLD;
     h->empty_flag = load_le32(header + HDS_H_FLAGS) & HDS_FLAG_EMPTY;
+    open_count(h, header);
     open_start(h, header, file_size);
     h->blocks.file_end = hds_grid_up(h, RHEA_MAX(file_size, h->data_start));
     return 0;
@@ -203,7 +218,7 @@ static int open_write(struct hds *h, unsigned flags, struct rhea_error *err)
     h->blocks.writable = true;
     if (flags & RHEA_FORMAT_CHECK)
         return 0;
-    if (h->wrong_start)
+    if (h->wrong_start || h->wrong_count)
         return rhea_error_set(err, EIO,
                               "this Parallels image is damaged: its header "
                               "does not say where data can be; repair it with "

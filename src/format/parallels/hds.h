@@ -111,6 +111,7 @@ struct hds {
     uint64_t grid; /* clusters lie at this plus a multiple of their size; below
                       that size */
     bool wrong_start; /* the header's own idea of it cannot be */
+    bool wrong_count; /* nor can its idea of the table's length */
     bool unclean;     /* somebody who uses it, or has crashed */
     bool empty_flag;
     uint32_t closed; /* what in_use is to be once it is closed */

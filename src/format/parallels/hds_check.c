@@ -40,6 +40,7 @@ struct hds_checker {
     struct bitmap used; /* a bit for a cluster's place, from 0 of the file on */
     struct copy_budget budget;
     uint64_t end;      /* of the last cluster in use */
+    uint64_t lowest;   /* place of a cluster */
     uint64_t previous; /* host of the entry before; 0: none */
     uint64_t next;     /* the entry behind that */
 };
@@ -122,6 +123,7 @@ static int check_outside(struct hds_checker *c, uint64_t index, uint64_t host,
                ", where none can be%s",
                index, host, check_fixes(c) ? "; dropped" : "");
     check_count(c, check_fixes(c));
+    c->out->lost++;
     c->previous = 0;
     return check_fixes(c) ? hds_entry_set(c->h, index, 0, err) : 0;
 }
@@ -180,11 +182,55 @@ static void check_unclean(struct hds_checker *c)
     check_count(c, fix);
 }
 
+static int check_length(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    if (!h->wrong_count)
+        return 0;
+    check_tell(c->out, true,
+               "the header is wrong about the table's length: by that it "
+               "would reach into the data%s",
+               check_fixes(c) ? "; now it ends with the disk" : "");
+    check_count(c, check_fixes(c));
+    if (!check_fixes(c))
+        return 0;
+    h->wrong_count = false;
+    return hds_header_set(h, HDS_H_ENTRIES, h->entries, err);
+}
+
+/* The first cluster behind the table that an entry leads to. */
+static int check_find_lowest(void *opaque, uint64_t index, uint32_t entry,
+                             struct rhea_error *err)
+{
+    struct hds_checker *c = opaque;
+    uint64_t host = hds_host(c->h, entry);
+    (void)index;
+    (void)err;
+    if (host >= c->h->table_end)
+        c->lowest = RHEA_MIN(c->lowest, host);
+    return 0;
+}
+
+/* A header that has the data begin behind some of them is wrong; they are where
+ * everybody has read them. */
+static int check_before_start(struct hds_checker *c, struct rhea_error *err)
+{
+    struct hds *h = c->h;
+    c->lowest = h->data_start;
+    int ret = hds_each_entry(h, 0, check_find_lowest, c, err);
+    if (!ret && c->lowest < h->data_start) {
+        h->data_start = c->lowest;
+        h->wrong_start = true;
+    }
+    return ret;
+}
+
 static int check_start(struct hds_checker *c, struct rhea_error *err)
 {
     struct hds *h = c->h;
-    if (!h->wrong_start)
-        return 0;
+    int ret = check_before_start(c, err);
+    if (ret || !h->wrong_start)
+        return ret;
     check_tell(c->out, true,
                "the header is wrong about where data can be: it is from "
                "offset %" PRIu64 " on%s",
@@ -194,7 +240,7 @@ static int check_start(struct hds_checker *c, struct rhea_error *err)
         return 0;
     h->wrong_start = false;
     /* A file that ends before that would make it wrong again. */
-    int ret = blocks_grow(&h->blocks, err);
+    ret = blocks_grow(&h->blocks, err);
     return ret ? ret
                : hds_header_set(h, HDS_H_DATA_OFF,
                                 (uint32_t)(h->data_start / HDS_SECTOR), err);
@@ -342,6 +388,8 @@ int hds_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     int ret = fix ? blocks_change_begin(&h->blocks, err) : 0;
     if (fix)
         hds_gaps_forget(h);
+    if (!ret)
+        ret = check_length(&c, err);
     if (!ret)
         ret = check_start(&c, err);
     if (!ret)

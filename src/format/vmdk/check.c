@@ -149,6 +149,7 @@ static int check_directories(struct vmdk_checker *c, uint64_t index,
                            "grain table %" PRIu64 " would be at offset "
                            "%" PRIu64 ", where none can be",
                            index, at[i]);
+            c->out->lost += x->h.table_entries;
             at[i] = 0;
             ret = c->fix ? check_set_directory(c, i, index, 0, err) : 0;
         }

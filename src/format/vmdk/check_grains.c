@@ -164,6 +164,7 @@ static void check_drop(struct vmdk_checker *c, uint64_t grain, uint64_t host,
                    " of the file, where it cannot be%s",
                    c->x->start + grain * c->x->h.grain_size, host,
                    from_copy ? "; the other table knows better" : "");
+    c->out->lost += !from_copy;
 }
 
 /* Entry A alone, or with B, its copy: A becomes what is right. */

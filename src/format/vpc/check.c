@@ -137,6 +137,7 @@ static int check_drop(struct vpc_checker *c, uint64_t block, uint64_t count,
                " is none where a block can be%s",
                count, block, (uint64_t)entry * VPC_SECTOR,
                c->fix ? "; dropped" : "");
+    c->out->lost += count;
     if (!c->fix) {
         c->out->corruptions += count;
         return 0;
@@ -341,6 +342,23 @@ static int check_run(struct vpc_checker *c, unsigned fix,
     return ret;
 }
 
+/* A wrong checksum may be what is wrong with the header, or it tells of what
+ * is. Then what there is does not go with what the header says. */
+static int check_trust_header(const struct vpc_checker *how,
+                              struct rhea_error *err)
+{
+    struct rhea_check found = {.progress = how->out->progress};
+    struct vpc_checker c = {
+        .v = how->v, .out = &found, .block_bytes = how->block_bytes};
+    int ret = check_run(&c, 0, err);
+    if (ret || found.corruptions == 1 + c.footer_damage)
+        return ret;
+    return rhea_error_set(err, EINVAL,
+                          "the dynamic disk header has a wrong checksum, and "
+                          "by what it says the blocks cannot be where they "
+                          "are: it is damaged, and nothing was repaired");
+}
+
 /* All there is to a fixed image is the footer by which it was opened. */
 static int check_fixed(struct vpc_checker *c, struct rhea_error *err)
 {
@@ -380,5 +398,6 @@ int vpc_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     if (v->type == VPC_FIXED)
         return check_fixed(&c, err);
     check->total_clusters = vpc_blocks(v);
-    return check_run(&c, fix, err);
+    int ret = fix && v->header_was_wrong ? check_trust_header(&c, err) : 0;
+    return ret ? ret : check_run(&c, fix, err);
 }
