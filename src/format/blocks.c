@@ -80,13 +80,9 @@ int blocks_begin(struct blocks *b, struct rhea_error *err)
     return ret;
 }
 
-int blocks_change_begin(struct blocks *b, struct rhea_error *err)
+/* With the lock held: all that was written becomes durable. */
+static int blocks_write_back(struct blocks *b, struct rhea_error *err)
 {
-    if (!b->writable)
-        return rhea_error_set(err, EACCES,
-                              "the image is open for reading only");
-    while (b->flights)
-        pthread_cond_wait(&b->landed, &b->lock);
     int ret = blocks_check_failed(b, err);
     if (ret)
         return ret;
@@ -95,6 +91,16 @@ int blocks_change_begin(struct blocks *b, struct rhea_error *err)
         ret = rhea_storage_flush(b->storage, err);
     b->failed = ret;
     return ret;
+}
+
+int blocks_change_begin(struct blocks *b, struct rhea_error *err)
+{
+    if (!b->writable)
+        return rhea_error_set(err, EACCES,
+                              "the image is open for reading only");
+    while (b->flights)
+        pthread_cond_wait(&b->landed, &b->lock);
+    return blocks_write_back(b, err);
 }
 
 int blocks_change_end(struct blocks *b, int ret, struct rhea_error *err)
@@ -541,12 +547,5 @@ int blocks_hide(struct blocks *b, uint64_t from, uint64_t end, bool hide_below,
 int blocks_flush(struct blocks *b, struct rhea_error *err)
 {
     RHEA_LOCKED(&b->lock);
-    int ret = blocks_check_failed(b, err);
-    if (ret)
-        return ret;
-    ret = b->ops->write_back(b, err);
-    if (!ret)
-        ret = rhea_storage_flush(b->storage, err);
-    b->failed = ret;
-    return ret;
+    return blocks_write_back(b, err);
 }

@@ -140,36 +140,18 @@ static int open_header(struct qcow1 *q, struct rhea_error *err)
 static int open_crypt(struct qcow1 *q, const struct rhea_format_open *how,
                       struct rhea_error *err)
 {
-    const char *format = NULL, *secret = NULL;
-    for (size_t i = 0; i < how->n_options; i++) {
-        const struct rhea_option *o = &how->options[i];
-        if (strcmp(o->name, "encrypt.format") == 0)
-            format = o->value;
-        else if (strcmp(o->name, "encrypt.key-secret") == 0)
-            secret = o->value;
-        else
-            return option_unknown(o, "qcow", err);
-    }
-    if (q->crypt_method > 1)
-        return rhea_error_set(err, ENOTSUP,
-                              "the encryption method %" PRIu32
-                              " is not known to this program",
-                              q->crypt_method);
-    if (!q->crypt_method && format)
-        return rhea_error_set(err, EINVAL,
-                              "the image is not encrypted, but encrypt.format "
-                              "says so");
-    /* A secret that is not needed does no harm: QEMU takes it, too. */
-    if (!q->crypt_method)
-        return 0;
-    if (format && strcmp(format, "aes") != 0)
-        return rhea_error_set(err, EINVAL,
-                              "the image is encrypted as 'aes', not as '%s'",
-                              format);
+    static const char *const methods[] = {NULL, "aes"};
+    const struct sector_crypt_options own = {
+        "qcow", methods, RHEA_ARRAY_SIZE(methods), q->crypt_method};
+    const char *secret;
+    int ret =
+        sector_crypt_options(&own, how->options, how->n_options, &secret, err);
+    if (ret || !q->crypt_method)
+        return ret;
     if ((how->flags & RHEA_FORMAT_NO_IO) ||
         (!secret && (how->flags & RHEA_FORMAT_CHECK)))
         return 0;
-    int ret = sector_crypt_aes(&q->aes, secret, err);
+    ret = sector_crypt_aes(&q->aes, secret, err);
     q->crypt.cipher = q->aes;
     return ret;
 }

@@ -2,12 +2,14 @@
 #include "format/sector_crypt.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <rhea/secret.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/gcrypt.h"
+#include "format/option.h"
 
 enum { CRYPT_BOUNCE = 1 << 20, CRYPT_AES_KEY = 16 };
 
@@ -176,4 +178,35 @@ int sector_crypt_write(struct sector_crypt *c, struct sector_place p,
         p = crypt_on(p, n);
     }
     return ret;
+}
+
+int sector_crypt_options(const struct sector_crypt_options *o,
+                         const struct rhea_option *options, size_t n,
+                         const char **secret, struct rhea_error *err)
+{
+    const char *format = NULL;
+    *secret = NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(options[i].name, "encrypt.format") == 0)
+            format = options[i].value;
+        else if (strcmp(options[i].name, "encrypt.key-secret") == 0)
+            *secret = options[i].value;
+        else
+            return option_unknown(&options[i], o->driver, err);
+    }
+    if (o->method >= o->n_methods)
+        return rhea_error_set(err, ENOTSUP,
+                              "the encryption method %" PRIu32
+                              " is not known to this program",
+                              o->method);
+    /* A secret that is not needed does no harm: QEMU takes it, too. */
+    if (!o->method && format)
+        return rhea_error_set(err, EINVAL,
+                              "the image is not encrypted, but encrypt.format "
+                              "says so");
+    if (format && strcmp(format, o->methods[o->method]) != 0)
+        return rhea_error_set(err, EINVAL,
+                              "the image is encrypted as '%s', not as '%s'",
+                              o->methods[o->method], format);
+    return 0;
 }

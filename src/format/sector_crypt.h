@@ -11,7 +11,7 @@
 #define RHEA_FORMAT_SECTOR_CRYPT_H
 
 #include <pthread.h>
-#include <rhea/storage.h>
+#include <rhea/format.h>
 
 #include "crypto/cipher.h"
 
@@ -49,5 +49,20 @@ int sector_crypt_write(struct sector_crypt *c, struct sector_place p,
  */
 int sector_crypt_aes(struct crypto_cipher **out, const char *secret,
                      struct rhea_error *err);
+
+/*
+ * The N options that an image of qcow or qcow2 is opened with: encrypt.format
+ * has to agree with its encryption, METHODS[METHOD] (NULL for 0, that it has
+ * none; there are N_METHODS), and encrypt.key-secret goes to *SECRET.
+ */
+struct sector_crypt_options {
+    const char *driver;
+    const char *const *methods;
+    size_t n_methods;
+    uint32_t method;
+};
+int sector_crypt_options(const struct sector_crypt_options *o,
+                         const struct rhea_option *options, size_t n,
+                         const char **secret, struct rhea_error *err);
 
 #endif

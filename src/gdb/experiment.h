@@ -227,6 +227,8 @@ void experiment_save_points(const struct experiment *e, bool in_trace_file,
                             FILE *file);
 /* What a `tsv` line says, without that word. */
 void experiment_save_variable(const struct variable *v, FILE *file);
+/* The `tsv` lines of all. */
+void experiment_save_variables(const struct experiment *e, FILE *file);
 /* The `tdesc` lines. */
 void experiment_save_description(const struct experiment *e, FILE *file);
 /* One line, without the newline, added to E. A line of an unknown kind is

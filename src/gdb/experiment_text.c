@@ -105,6 +105,17 @@ static void save_watch(const struct tracepoint *t, FILE *file)
                 t->number, t->address, w->kind, w->address, w->len);
 }
 
+void experiment_save_variables(const struct experiment *e, FILE *file)
+{
+    for (unsigned i = 0; i < EXPERIMENT_MAX_VARIABLES; i++) {
+        if (!e->variables[i])
+            continue;
+        fputs("tsv ", file);
+        experiment_save_variable(e->variables[i], file);
+        fputc('\n', file);
+    }
+}
+
 int experiment_save(const struct experiment *e, FILE *file)
 {
     for (unsigned i = 0; i < e->layout.n; i++) {
@@ -113,13 +124,7 @@ int experiment_save(const struct experiment *e, FILE *file)
         if (r->size)
             fprintf(file, "reg %x:%x:%x:%s\n", i, r->offset, r->size, r->name);
     }
-    for (unsigned i = 0; i < EXPERIMENT_MAX_VARIABLES; i++) {
-        if (!e->variables[i])
-            continue;
-        fputs("tsv ", file);
-        experiment_save_variable(e->variables[i], file);
-        fputc('\n', file);
-    }
+    experiment_save_variables(e, file);
     experiment_save_points(e, false, file);
     for (size_t i = 0; i < e->n_points; i++)
         save_watch(e->points[i], file);

@@ -303,6 +303,15 @@ static int resume(struct session *s, struct running *r, const char *packet,
     return ret < 0 ? ret : wait_for_stop(s, r, err);
 }
 
+/* THREAD's registers can be read then. */
+static int look_at(struct session *s, const char *thread,
+                   struct rhea_error *err)
+{
+    int ret = machine_select(&s->machine, thread, err);
+
+    return ret < 0 ? ret : machine_fetch(&s->machine, err);
+}
+
 /* Take the breakpoints under a thread out of the stub, or put them back; how
  * many answers there will be. */
 static unsigned queue_breaks_at(struct session *s, uint64_t pc, bool insert)
@@ -328,9 +337,7 @@ static int step(struct session *s, struct running *r, const char *thread,
     uint64_t pc, counted;
     int ret;
 
-    ret = machine_select(&s->machine, thread, err);
-    if (ret == 0)
-        ret = machine_fetch(&s->machine, err);
+    ret = look_at(s, thread, err);
     if (ret < 0)
         return ret;
     pc = machine_pc(&s->machine);
@@ -366,10 +373,8 @@ static int pass(struct session *s, struct running *r, const char *thread,
                 struct rhea_error *err)
 {
     struct past p;
-    int ret = machine_select(&s->machine, thread, err);
+    int ret = look_at(s, thread, err);
 
-    if (ret == 0)
-        ret = machine_fetch(&s->machine, err);
     if (ret < 0)
         return ret;
     /* gdbserver has no `P`. */
@@ -452,10 +457,8 @@ static void pretend_stop(struct session *s, unsigned signal, const char *thread)
 static int has_stepped(struct session *s, const struct running *r, bool *has,
                        struct rhea_error *err)
 {
-    int ret = machine_select(&s->machine, r->request.stepping, err);
+    int ret = look_at(s, r->request.stepping, err);
 
-    if (ret == 0)
-        ret = machine_fetch(&s->machine, err);
     if (ret == 0)
         *has = machine_pc(&s->machine) != r->start_pc;
     return ret;
@@ -492,10 +495,8 @@ static int judge_trap(struct session *s, struct running *r,
 {
     bool traced, of_gdb = false, report, own_step, has = false, again = false;
     uint64_t pc;
-    int ret = machine_select(&s->machine, stop->thread, err);
+    int ret = look_at(s, stop->thread, err);
 
-    if (ret == 0)
-        ret = machine_fetch(&s->machine, err);
     if (ret < 0)
         return ret;
     pc = machine_pc(&s->machine);
@@ -541,9 +542,7 @@ static int judge_other(struct session *s, const struct running *r,
 
     if (!thread[0] || !r->was_counted)
         return 1;
-    ret = machine_select(&s->machine, thread, err);
-    if (ret == 0)
-        ret = machine_fetch(&s->machine, err);
+    ret = look_at(s, thread, err);
     if (ret < 0)
         return ret;
     pc = machine_pc(&s->machine);
@@ -561,10 +560,8 @@ static int judge_watch(struct session *s, struct running *r,
     const struct breakpoint *b =
         breaks_find(&s->tracer.breaks, stop->kind, stop->address);
     bool traced;
-    int ret = machine_select(&s->machine, stop->thread, err);
+    int ret = look_at(s, stop->thread, err);
 
-    if (ret == 0)
-        ret = machine_fetch(&s->machine, err);
     if (ret < 0)
         return ret;
     traced = tracer_touch(&s->tracer, stop->kind, stop->address,
@@ -739,9 +736,7 @@ int session_run(struct session *s, const char *packet, size_t len,
     s->refused = false;
     request_parse(&r.request, packet, len, s->machine.thread);
     if (r.request.stepping[0] && !r.request.reverse) {
-        ret = machine_select(&s->machine, r.request.stepping, err);
-        if (ret == 0)
-            ret = machine_fetch(&s->machine, err);
+        ret = look_at(s, r.request.stepping, err);
         r.start_pc = machine_pc(&s->machine);
     }
     if (ret == 0 && r.request.reverse)

@@ -170,13 +170,7 @@ static int put_head(struct frames *f, const struct experiment *e, FILE *file)
     put_status(f, e, NULL, MOST_OF_NOTE, &status);
     fprintf(file, "status %s\n", status.data ? status.data : "");
     packet_text_finish(&status);
-    for (unsigned i = 0; i < EXPERIMENT_MAX_VARIABLES; i++) {
-        if (!e->variables[i])
-            continue;
-        fputs("tsv ", file);
-        experiment_save_variable(e->variables[i], file);
-        fputc('\n', file);
-    }
+    experiment_save_variables(e, file);
     experiment_save_points(e, true, file);
     put_counters(f, e, file);
     experiment_save_description(e, file);

@@ -357,9 +357,7 @@ static int amend_downgrade(struct qcow2 *q, const struct amend *a,
     if (r < 0)
         return r;
     RHEA_LOCKED(&q->lock);
-    r = qcow2_sync(q, err);
-    if (r == 0)
-        r = qcow2_fail(q, qcow2_refs_write(q, err));
+    r = qcow2_sync_all(q, err);
     if (r < 0)
         return r;
     incompatible = q->incompatible;
@@ -389,9 +387,7 @@ static int amend_lazy(struct qcow2 *q, bool lazy, struct rhea_error *err)
     int r;
 
     RHEA_LOCKED(&q->lock);
-    r = qcow2_sync(q, err);
-    if (r == 0)
-        r = qcow2_fail(q, qcow2_refs_write(q, err));
+    r = qcow2_sync_all(q, err);
     if (r < 0)
         return r;
     /* The dirty bit is set again, where it is to be, by the first write after

@@ -64,9 +64,7 @@ int qcow2_refs_convert(struct qcow2 *q, unsigned order, struct rhea_error *err)
 
     RHEA_LOCKED(&q->lock);
     qcow2_flight_wait(q, 0, UINT64_MAX);
-    r = qcow2_sync(q, err);
-    if (r == 0)
-        r = qcow2_fail(q, qcow2_refs_write(q, err));
+    r = qcow2_sync_all(q, err);
     if (r < 0)
         return r;
     r = convert_do(&c, order);

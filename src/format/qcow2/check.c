@@ -652,9 +652,7 @@ int qcow2_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     if (q->write_ready) {
         r = qcow2_bitmaps_settle(q, err);
         if (r == 0)
-            r = qcow2_sync(q, err);
-        if (r == 0)
-            r = qcow2_fail(q, qcow2_refs_write(q, err));
+            r = qcow2_sync_all(q, err);
         if (r < 0)
             return r;
         qcow2_write_reset(q);

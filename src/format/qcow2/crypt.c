@@ -62,35 +62,17 @@ int qcow2_crypt_open(struct qcow2 *q, const struct rhea_option *options,
                      size_t n, struct rhea_error *err)
 {
     static const char *const methods[] = {NULL, "aes", "luks"};
-    const char *format = NULL, *secret = NULL;
+    const struct sector_crypt_options own = {
+        "qcow2", methods, RHEA_ARRAY_SIZE(methods), q->crypt_method};
+    const char *secret;
     bool unlock;
+    int r;
 
     sector_crypt_init(&q->crypt.sectors);
     q->crypt.sectors.by_host = q->crypt_method == 2;
-    for (size_t i = 0; i < n; i++) {
-        if (!strcmp(options[i].name, "encrypt.format"))
-            format = options[i].value;
-        else if (!strcmp(options[i].name, "encrypt.key-secret"))
-            secret = options[i].value;
-        else
-            return option_unknown(&options[i], "qcow2", err);
-    }
-    if (q->crypt_method >= RHEA_ARRAY_SIZE(methods))
-        return rhea_error_set(err, ENOTSUP,
-                              "the encryption method %" PRIu32
-                              " is not known to this program",
-                              q->crypt_method);
-    /* A secret that is not needed does no harm: QEMU takes it, too. */
-    if (!q->crypt_method && format)
-        return rhea_error_set(err, EINVAL,
-                              "the image is not encrypted, but encrypt.format "
-                              "says so");
-    if (!q->crypt_method)
-        return 0;
-    if (format && strcmp(format, methods[q->crypt_method]) != 0)
-        return rhea_error_set(err, EINVAL,
-                              "the image is encrypted as '%s', not as '%s'",
-                              methods[q->crypt_method], format);
+    r = sector_crypt_options(&own, options, n, &secret, err);
+    if (r < 0 || !q->crypt_method)
+        return r;
     unlock = !(q->flags & RHEA_FORMAT_NO_IO) &&
              (secret || !(q->flags & RHEA_FORMAT_CHECK));
     if (q->crypt_method == 2)

@@ -609,6 +609,8 @@ int qcow2_write_begin(struct qcow2 *q, struct rhea_error *err);
 /* Write back all metadata in its order and make all durable; then freed
  * clusters are free. */
 int qcow2_sync(struct qcow2 *q, struct rhea_error *err);
+/* The same; then also refcounts that may be lazy are durable. */
+int qcow2_sync_all(struct qcow2 *q, struct rhea_error *err);
 /* make_room of the L2 cache: write its tables, in their order. */
 int qcow2_sync_tables(void *opaque, struct rhea_error *err);
 /* What the guest gave back is used again before the file grows, but not in

@@ -57,19 +57,14 @@ static int change_begin(struct qcow2 *q, struct rhea_error *err)
     /* Wait for those who write in place. */
     pthread_rwlock_wrlock(&q->data);
     pthread_rwlock_unlock(&q->data);
-    r = qcow2_sync(q, err);
-    if (r == 0)
-        r = qcow2_fail(q, qcow2_refs_write(q, err));
-    return r;
+    return qcow2_sync_all(q, err);
 }
 
 /* What was released is free, and all is durable. */
 static int change_end(struct qcow2 *q, struct rhea_error *err)
 {
-    int r = qcow2_sync(q, err);
+    int r = qcow2_sync_all(q, err);
 
-    if (r == 0)
-        r = qcow2_fail(q, qcow2_refs_write(q, err));
     if (r == 0)
         r = qcow2_note_tables(q, err);
     return r;
@@ -295,10 +290,8 @@ static int delete_do(struct qcow2 *q, uint32_t index,
     if (r == 0)
         r = change_release_run(q, l1_offset, l1_bytes, err);
     if (r == 0)
-        r = qcow2_sync(q, err);
+        r = qcow2_sync_all(q, err);
     /* The flags after the refcounts that they rely on. */
-    if (r == 0)
-        r = qcow2_fail(q, qcow2_refs_write(q, err));
     if (r == 0)
         r = qcow2_flags_update(q, err);
     return r == 0 ? change_end(q, err) : r;

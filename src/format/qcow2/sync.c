@@ -279,6 +279,13 @@ int qcow2_sync(struct qcow2 *q, struct rhea_error *err)
     return qcow2_fail(q, r);
 }
 
+int qcow2_sync_all(struct qcow2 *q, struct rhea_error *err)
+{
+    int r = qcow2_sync(q, err);
+
+    return r < 0 ? r : qcow2_fail(q, qcow2_refs_write(q, err));
+}
+
 int qcow2_release(struct qcow2 *q, uint64_t cluster, uint64_t count, bool punch,
                   struct rhea_error *err)
 {
