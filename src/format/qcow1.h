@@ -97,8 +97,6 @@ struct qcow1_packed {
     uint64_t host, length;
 };
 struct qcow1_packed qcow1_unpack(const struct qcow1 *q, uint64_t entry);
-/* Whether a cluster, or a table, can be there. */
-bool qcow1_range_valid(const struct qcow1 *q, uint64_t host, uint64_t length);
 /* Whether an entry that is not 0 makes sense. */
 bool qcow1_entry_valid(const struct qcow1 *q, uint64_t cluster, uint64_t entry);
 

@@ -48,7 +48,9 @@ static bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
     return a < b_end && b < a_end;
 }
 
-bool qcow1_range_valid(const struct qcow1 *q, uint64_t host, uint64_t length)
+/* Whether a cluster, or a table, can be there. */
+static bool qcow1_range_valid(const struct qcow1 *q, uint64_t host,
+                              uint64_t length)
 {
     return range_inside(host, length, qcow1_file_end(q)) &&
            host >= QCOW1_HEADER &&

@@ -231,8 +231,9 @@ int session_accept(struct session *s, int fd)
 
 enum { MONITOR_MAX = 16 << 20 /* bytes of a command's output */ };
 
-const struct session_packet *session_find(const struct session_packet *list,
-                                          const char *packet, size_t len)
+/* The handler of a packet; NULL: it goes to the stub. */
+static const struct session_packet *
+session_find(const struct session_packet *list, const char *packet, size_t len)
 {
     for (; list->name; list++) {
         size_t n = strlen(list->name);

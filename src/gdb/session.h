@@ -134,9 +134,6 @@ struct session_packet {
 extern const struct session_packet session_trace_packets[];
 extern const struct session_packet session_look_packets[];
 extern const struct session_packet session_view_packets[];
-/* The handler of a packet; NULL: it goes to the stub. */
-const struct session_packet *session_find(const struct session_packet *list,
-                                          const char *packet, size_t len);
 
 /* Pass a packet on and its answer back. */
 int session_forward(struct session *s, const char *packet, size_t len,

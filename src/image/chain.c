@@ -117,8 +117,9 @@ static int chain_describe(struct rhea_image *image, unsigned depth,
     return ret ? ret : image_rename(image, err);
 }
 
-int image_open_chain(struct rhea_image *top, struct node_opening *opening,
-                     struct rhea_error *err)
+/* All that is below TOP. */
+static int chain_open(struct rhea_image *top, struct node_opening *opening,
+                      struct rhea_error *err)
 {
     bool done = top->flags & RHEA_IMAGE_NO_BACKING;
     if (done) {
@@ -150,7 +151,7 @@ int node_open_image(struct rhea_image **out, const char *name,
         ret = image_open_one(&image, name, options, flags, NULL, opening, err);
     if (ret)
         return ret;
-    ret = image_open_chain(image, opening, err);
+    ret = chain_open(image, opening, err);
     if (!ret && flags & RHEA_IMAGE_COPY_ON_READ)
         ret = image_filter_add(image, IMAGE_FILTER_COPY_ON_READ, err);
     if (ret) {
@@ -221,7 +222,7 @@ int rhea_image_open_storage(struct rhea_image **out,
     if (!ret)
         ret = image_open_format(image, format, &opening, err);
     if (!ret)
-        ret = image_open_chain(image, &opening, err);
+        ret = chain_open(image, &opening, err);
     if (ret) {
         rhea_image_close(image, NULL);
         return ret;

@@ -88,8 +88,6 @@ char *image_name_combine(const char *overlay, const char *backing);
  * folder. */
 char *image_name_below(const struct rhea_image *image, const char *backing,
                        struct rhea_error *err);
-/* The names of all formats: "qcow2, qed, raw". */
-const char *image_format_names(char *buf, size_t len);
 /* The format NAME; fills the error where there is none. */
 const struct rhea_format_ops *image_format_find(const char *name,
                                                 struct rhea_error *err);
@@ -141,10 +139,6 @@ char *image_bundle_file(const char *path);
 int image_rehearse_create(const struct rhea_format_ops *ops,
                           const struct rhea_create *how,
                           struct rhea_error *err);
-
-/* The format that the beginning of STORAGE looks like. */
-int image_probe(struct rhea_storage *storage,
-                const struct rhea_format_ops **ops, struct rhea_error *err);
 
 /* What a format reads of its backing chain: struct rhea_format's below. OPAQUE
  * is the backing image. */

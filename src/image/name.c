@@ -61,7 +61,8 @@ char *image_resolve_path(const char *overlay, const char *name)
                                        : strdup(name);
 }
 
-const char *image_format_names(char *buf, size_t len)
+/* The names of all formats: "qcow2, qed, raw". */
+static const char *image_format_names(char *buf, size_t len)
 {
     size_t at = 0;
     buf[0] = 0;

@@ -45,8 +45,10 @@ static int probe_tail(struct rhea_storage *storage, uint64_t size,
     return ret;
 }
 
-int image_probe(struct rhea_storage *storage,
-                const struct rhea_format_ops **ops, struct rhea_error *err)
+/* The format that the beginning of STORAGE looks like. */
+static int open_probe(struct rhea_storage *storage,
+                      const struct rhea_format_ops **ops,
+                      struct rhea_error *err)
 {
     uint8_t head[PROBE_BYTES];
     uint64_t size;
@@ -189,7 +191,7 @@ int image_open_format(struct rhea_image *image, const char *format,
         ops = image_format_find(format, err);
         ret = ops ? 0 : -EINVAL;
     } else {
-        ret = image_probe(image->storage, &ops, err);
+        ret = open_probe(image->storage, &ops, err);
     }
     if (ret)
         return ret;

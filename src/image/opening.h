@@ -20,8 +20,5 @@ int image_open_one(struct rhea_image **out, const char *name,
                    const struct storage_options *options, unsigned flags,
                    const struct rhea_image *top, struct node_opening *opening,
                    struct rhea_error *err);
-/* All that is below TOP. */
-int image_open_chain(struct rhea_image *top, struct node_opening *opening,
-                     struct rhea_error *err);
 
 #endif

@@ -336,7 +336,8 @@ static uint64_t plan_slack(const struct plan *p, uint64_t reftable)
     return layout_aside(count, past, below, p->final - 1 - below * count);
 }
 
-void plan_place(struct plan *p)
+/* Pure: where everything goes, from the counts and `first`. */
+static void plan_place(struct plan *p)
 {
     const struct layout *l = &p->layout;
     uint64_t reftable = 0;

@@ -56,7 +56,4 @@ void plan_finish(struct plan *p);
 int plan_each_run(const struct plan *p, struct source *src, sweep_fn *fn,
                   void *opaque, struct rhea_error *err);
 
-/* Pure: where everything goes, from the counts and `first`. */
-void plan_place(struct plan *p);
-
 #endif

@@ -55,7 +55,9 @@ bool qcow2_check_seen(struct qcow2_checker *c, uint64_t host)
     return ++c->repeats > QCOW2_REPEATS_MAX;
 }
 
-int qcow2_check_refer(struct qcow2_checker *c, uint64_t host, uint64_t length)
+/* Count a reference to each cluster of a range. */
+static int qcow2_check_refer(struct qcow2_checker *c, uint64_t host,
+                             uint64_t length)
 {
     struct qcow2 *q = c->q;
     struct qcow2_tally *t = &c->tally;

@@ -61,8 +61,6 @@ int qcow2_check_unsee(struct qcow2_checker *c);
 bool qcow2_check_seen(struct qcow2_checker *c, uint64_t host);
 /* Refuse to repair an entry of an L2 table at HOST, where something else is. */
 int qcow2_check_guard(struct qcow2_checker *c, uint64_t host);
-/* Count a reference to each cluster of a range. */
-int qcow2_check_refer(struct qcow2_checker *c, uint64_t host, uint64_t length);
 /* Go through everything and count it, from nothing. */
 int qcow2_check_tally(struct qcow2_checker *c);
 

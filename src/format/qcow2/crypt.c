@@ -24,7 +24,8 @@ static bool crypt_has_prefix(const char *name)
     return !strncmp(name, crypt_prefix, sizeof(crypt_prefix) - 1);
 }
 
-const char *qcow2_crypt_option_name(const char *name)
+/* What a name of the form "encrypt.NAME" names, else NULL. */
+static const char *qcow2_crypt_option_name(const char *name)
 {
     return crypt_has_prefix(name) ? name + sizeof(crypt_prefix) - 1 : NULL;
 }

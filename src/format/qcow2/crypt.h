@@ -16,8 +16,6 @@ struct qcow2_crypt {
     struct crypto_cipher *aes; /* method 1, once unlocked */
 };
 
-/* What a name of the form "encrypt.NAME" names, else NULL. */
-const char *qcow2_crypt_option_name(const char *name);
 /* After the header was read. OPTIONS are all that are to do with encryption. */
 int qcow2_crypt_open(struct qcow2 *q, const struct rhea_option *options,
                      size_t n, struct rhea_error *err);

@@ -132,8 +132,9 @@ int qcow2_entry_check(struct qcow2 *q, uint64_t guest, struct qcow2_entry e,
     return 0;
 }
 
-void qcow2_entry_classify(const struct qcow2 *q, struct qcow2_entry e,
-                          unsigned subcluster, struct rhea_extent *x)
+/* How one subcluster (or cluster) is mapped, by itself; has no length. */
+static void qcow2_entry_classify(const struct qcow2 *q, struct qcow2_entry e,
+                                 unsigned subcluster, struct rhea_extent *x)
 {
     bool zero, data;
 

@@ -375,9 +375,6 @@ int qcow2_l1_entry_check(struct qcow2 *q, uint32_t index, uint64_t entry,
                          struct rhea_error *err);
 int qcow2_entry_check(struct qcow2 *q, uint64_t guest, struct qcow2_entry e,
                       struct rhea_error *err);
-/* How one subcluster (or cluster) is mapped, by itself; has no length. */
-void qcow2_entry_classify(const struct qcow2 *q, struct qcow2_entry e,
-                          unsigned subcluster, struct rhea_extent *extent);
 /* Where a compressed cluster is stored. */
 void qcow2_compressed_place(const struct qcow2 *q, uint64_t entry,
                             uint64_t *host, uint64_t *length);

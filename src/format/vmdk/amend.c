@@ -48,8 +48,9 @@ static int amend_parse(struct new_image *n, const struct rhea_option *options,
     return ret;
 }
 
-int vmdk_edit_geometry(char **text, const char *adapter, uint64_t size,
-                       struct rhea_error *err)
+/* What fits a disk of SIZE bytes at an adapter of that type. */
+static int amend_geometry(char **text, const char *adapter, uint64_t size,
+                          struct rhea_error *err)
 {
     const struct new_geometry g = new_geometry(adapter, size);
     const struct {
@@ -77,7 +78,7 @@ static int amend_text(const struct vmdk *v, const struct new_image *n,
         ret = vmdk_edit_line(text, "ddb.virtualHWVersion", n->hw_version, NULL,
                              err);
     if (!ret && n->adapter)
-        ret = vmdk_edit_geometry(text, n->adapter, v->base.size, err);
+        ret = amend_geometry(text, n->adapter, v->base.size, err);
     if (!ret && n->adapter)
         ret = vmdk_edit_line(text, "ddb.adapterType", n->adapter, NULL, err);
     if (!ret && n->tools_version)

@@ -61,8 +61,6 @@ struct new_geometry new_geometry(const char *adapter, uint64_t size);
  * has then. */
 int new_extent(struct rhea_storage *storage, const struct new_image *n,
                uint64_t size, const char *text, struct rhea_error *err);
-/* All of a hosted header but the places of tables. */
-void vmdk_hosted_header(uint8_t *p, const struct new_image *n, uint64_t size);
 int new_extent_check(const struct new_image *n, uint64_t size,
                      struct rhea_error *err);
 uint64_t new_extent_overhead(const struct new_image *n, uint64_t size,

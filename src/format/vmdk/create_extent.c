@@ -70,7 +70,9 @@ static int new_directory(struct rhea_storage *storage,
     return 0;
 }
 
-void vmdk_hosted_header(uint8_t *p, const struct new_image *n, uint64_t size)
+/* All of a hosted header but the places of tables. */
+static void vmdk_hosted_header(uint8_t *p, const struct new_image *n,
+                               uint64_t size)
 {
     memset(p, 0, HOSTED_HEADER_BYTES);
     uint32_t flags = HOSTED_F_NEWLINES;

@@ -20,8 +20,5 @@ int vmdk_edit_inside(struct vmdk *v, const char *text, size_t len, size_t from,
  * one. */
 int vmdk_edit_line(char **text, const char *name, const char *value,
                    const char *after, struct rhea_error *err);
-/* amend.c: what fits a disk of SIZE bytes at an adapter of that type. */
-int vmdk_edit_geometry(char **text, const char *adapter, uint64_t size,
-                       struct rhea_error *err);
 
 #endif
