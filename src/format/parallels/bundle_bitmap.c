@@ -153,7 +153,7 @@ static int bitmaps_find(const struct bundle *b, const char *name, bool sound,
     size_t n;
     bool found = false;
     int ret = bitmaps_list(b, &list, &n, err);
-    for (size_t i = 0; !ret && !found && i < n; i++) {
+    for (size_t i = 0; !ret && list && !found && i < n; i++) {
         found = bitmap_same(&list[i], name);
         if (found)
             *out = list[i];

@@ -328,7 +328,7 @@ static int check_score(struct vmdk_checker *c, uint64_t directory,
 static int check_copies(struct vmdk_checker *c, struct rhea_error *err)
 {
     struct vmdk_header *h = &c->x->h;
-    int64_t score, score_copy;
+    int64_t score = 0, score_copy = 0;
     /* One that was not closed may have entries that nothing was written for. */
     if (!h->redundant || h->compressed || h->unclean)
         return 0;
