@@ -68,7 +68,7 @@ static inline int change_guest(const struct subject *t, struct rhea_format *f,
         else
             ret = f->ops->write_zeroes(f, offset, n, unmap, &err);
         at += n;
-        buf += buf ? n : 0;
+        buf = buf ? buf + n : NULL;
         len -= n;
     }
     return ret;
