@@ -130,6 +130,7 @@ uint64_t machine_value(const struct machine *m, int n)
 /* --- what the program counter means -------------------------------------- */
 
 enum { CR0_PE = 1, EFER_LMA = 1 << 10 };
+static const uint64_t cr0_pg = UINT64_C(1) << 31;
 
 static bool is_real_mode(const struct machine *m)
 {
@@ -153,9 +154,10 @@ enum machine_bits machine_bits(const struct machine *m)
     return cs == 0x23 || cs == 0x1b ? MACHINE_32 : MACHINE_64;
 }
 
-bool machine_is_protected_32(const struct machine *m)
+bool machine_is_paged_32(const struct machine *m)
 {
     return m->cr0 >= 0 && machine_bits(m) == MACHINE_32 &&
+           machine_value(m, m->cr0) & cr0_pg &&
            !(machine_value(m, m->efer) & EFER_LMA);
 }
 

@@ -64,8 +64,10 @@ const uint8_t *machine_register(const struct machine *m, unsigned n);
 uint64_t machine_value(const struct machine *m, int n);
 
 enum machine_bits machine_bits(const struct machine *m);
-/* Protected mode on a processor that is not in long mode. */
-bool machine_is_protected_32(const struct machine *m);
+/* Paging on a processor that is not in long mode: a system of 32 bits runs.
+ * Without, it may as well be firmware or a boot loader, and a kernel on its way
+ * to 64 bits never is here (Intel's manual, volume 3, 9.8.5). */
+bool machine_is_paged_32(const struct machine *m);
 /* The address that the processor is at: with the code segment's base, as
  * breakpoints count. */
 uint64_t machine_pc(const struct machine *m);

@@ -39,8 +39,9 @@ static int set_view(struct session *s, enum view_kind kind,
 }
 
 /* Where the user has not said it, what the processor runs decides when gdb
- * comes: in the firmware and before it nobody knows what will. Trace frames and
- * tracepoints keep the registers with which they were made. */
+ * comes: firmware and boot loaders nobody knows what after, so that they get
+ * what QEMU gives. Trace frames and tracepoints keep the registers with which
+ * they were made. */
 int session_choose_view(struct session *s, struct rhea_error *err)
 {
     bool wide = layout_number(&s->description.layout, "rip") >= 0, empty;
@@ -58,8 +59,8 @@ int session_choose_view(struct session *s, struct rhea_error *err)
     ret = machine_fetch(&s->machine, err);
     if (ret < 0)
         return ret;
-    return set_view(
-        s, machine_is_protected_32(&s->machine) ? VIEW_I386 : VIEW_STUB, err);
+    return set_view(s, machine_is_paged_32(&s->machine) ? VIEW_I386 : VIEW_STUB,
+                    err);
 }
 
 /* --- registers ----------------------------------------------------------- */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a tracepoint's places, conditions and actions are called, as gdb 13 takes
- * it back from a trace file: it gives a file up at a line of 1000 characters,
- * and an action with `collect/s` too, which it has living targets do only.
+ * What a tracepoint's places, conditions and actions are called, as gdb 13
+ * takes it back from a trace file: it gives a file up at a line of 1000
+ * characters, and an action with `collect/s` too, which it has living targets
+ * do only.
  *
- * A list that is too long becomes several actions. What cannot be parted is left
- * out; gdb has the compiled form and says so.
+ * A list that is too long becomes several actions. What cannot be parted is
+ * left out; gdb has the compiled form and says so.
  */
 #ifndef RHEA_GDB_SOURCE_H
 #define RHEA_GDB_SOURCE_H

@@ -163,6 +163,27 @@ def gdb_that_is_killed_leaves_a_guest_that_runs():
         equal(seen, [seen[0], seen[0] + 1, seen[0] + 2])
 
 
+def gdb_may_come_while_the_firmware_runs():
+    """Which has 32 bits, as a boot loader has; what comes after need not."""
+    with Guest() as g:
+        ex("monitor system_reset")
+        ex("thbreak *&_start")
+        ex("continue")
+        equal(num("$cr0") & 0x80000001, 1)
+        ex("set var *(short *) &_start = 0xfeeb")  # jump to itself
+        ex("disconnect")
+        g.connect()
+        equal(num("$rip"), num("&_start"))
+        contains(ex("monitor rhea"), "registers: as the stub has them")
+        # And now in the firmware itself, wherever it is.
+        for _ in range(5):
+            ex("monitor system_reset")
+            ex("disconnect")
+            time.sleep(0.02)
+            g.connect()
+            require(num("$rip") < 2 ** 32)
+
+
 def extended_remote_works_as_well():
     with Guest(remote="extended-remote") as g:
         trace("add", "collect a")
@@ -181,5 +202,6 @@ main([
     the_same_under_kvm_where_steps_meet_interrupts,
     tracing_goes_on_without_gdb,
     gdb_that_is_killed_leaves_a_guest_that_runs,
+    gdb_may_come_while_the_firmware_runs,
     extended_remote_works_as_well,
 ])
