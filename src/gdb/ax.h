@@ -71,6 +71,8 @@ struct ax_facts {
     bool records, prints, sets_variables, reads_memory, loops;
     unsigned max_height; /* of the stack */
     unsigned end_height; /* the least number of values at an `end` */
+    int last_variable;   /* the highest number of one that it is about; -1: none
+                          */
     /* A bit a register that it reads. */
     uint64_t registers[4]; /* a higher number than 255 is refused */
 };

@@ -158,9 +158,9 @@ static int verify_operands(struct verifier *v, size_t at, size_t *size,
     }
 }
 
-static void verify_note(struct verifier *v, uint8_t opcode)
+static void verify_note(struct verifier *v, const uint8_t *p)
 {
-    switch (opcode) {
+    switch (p[0]) {
     case AX_TRACE:
     case AX_TRACE_QUICK:
     case AX_TRACE16:
@@ -222,7 +222,10 @@ static int verify_opcode(struct verifier *v, size_t at)
                               "stack",
                               AX_STACK);
     v->facts.max_height = RHEA_MAX(v->facts.max_height, (unsigned)height);
-    verify_note(v, p[0]);
+    verify_note(v, p);
+    if (p[0] == AX_GETV || p[0] == AX_SETV || p[0] == AX_TRACEV)
+        v->facts.last_variable =
+            RHEA_MAX(v->facts.last_variable, (int)load_be16(p + 1));
     if (p[0] == AX_END) {
         v->facts.end_height = RHEA_MIN(v->facts.end_height, (unsigned)height);
         return 0;
@@ -249,6 +252,7 @@ int ax_verify(const uint8_t *code, size_t len, struct ax_facts *facts,
     for (size_t i = 0; i < len; i++)
         v.height[i] = HEIGHT_UNKNOWN;
     v.facts.end_height = AX_STACK;
+    v.facts.last_variable = -1;
     ret = verify_reach(&v, 0, 0, 0);
     while (ret == 0 && v.n_todo)
         ret = verify_opcode(&v, v.todo[--v.n_todo]);

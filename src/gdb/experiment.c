@@ -133,6 +133,32 @@ struct tracepoint *experiment_find(const struct experiment *e, unsigned number,
     return NULL;
 }
 
+static bool knows(const struct experiment *e, const struct expression *x)
+{
+    int n = x->code ? x->facts.last_variable : -1;
+
+    return n < 0 || (n < EXPERIMENT_MAX_VARIABLES && e->variables[n]);
+}
+
+static bool knows_all(const struct experiment *e, const struct actions *a)
+{
+    for (size_t i = 0; i < a->n; i++)
+        if (!knows(e, &a->list[i].expression))
+            return false;
+    return true;
+}
+
+int experiment_has_variables(const struct experiment *e,
+                             const struct tracepoint *t, struct rhea_error *err)
+{
+    if (knows(e, &t->condition) && knows_all(e, &t->actions) &&
+        knows_all(e, &t->step_actions))
+        return 0;
+    return rhea_error_set(err, ENOENT,
+                          "a trace state variable of it was made after tracing "
+                          "was started: start again");
+}
+
 void experiment_drop_last(struct experiment *e)
 {
     if (e->n_points)

@@ -210,6 +210,11 @@ int experiment_note(struct experiment *e, enum experiment_note which,
 /* NULL where there is none. */
 struct tracepoint *experiment_find(const struct experiment *e, unsigned number,
                                    uint64_t address);
+/* Whether all trace state variables that a tracepoint is about are there; gdb
+ * tells of those that it makes only when tracing starts. */
+int experiment_has_variables(const struct experiment *e,
+                             const struct tracepoint *t,
+                             struct rhea_error *err);
 /* Remove the last tracepoint, which could not be inserted. */
 void experiment_drop_last(struct experiment *e);
 

@@ -49,6 +49,8 @@ static void put_status(struct frames *f, const struct experiment *e,
             put_text(out, c->reason);
         if (c->stop == FRAMES_STOPPED)
             put_some(out, e->notes[NOTE_STOP], most);
+        /* Without it gdb 13 has no text, not even an empty one, and crashes
+         * when it saves that. */
         if (c->stop == FRAMES_ERROR || c->stop == FRAMES_STOPPED)
             packet_puts(out, ":");
         packet_printf(out, "%x", c->stop_point);

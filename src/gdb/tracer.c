@@ -199,7 +199,9 @@ int tracer_install(struct tracer *t, struct tracepoint *p,
 
     if (!tracer_is_running(t))
         return 0;
-    ret = frames_publish(t->frames, t->experiment, err);
+    ret = experiment_has_variables(t->experiment, p, err);
+    if (ret == 0)
+        ret = frames_publish(t->frames, t->experiment, err);
     if (ret == 0 && p->enabled)
         ret = insert(t, p, err);
     if (ret == 0)

@@ -248,6 +248,9 @@ def notes_and_status():
         match(text, r"started at \d+\.\d+ secs, stopped \d+\.\d+ secs later")
         ex("set trace-user")
         ex("set trace-notes")
+        ex("tstart")
+        contains(ex("tstatus"), "Trace notes: [way: ")
+        ex("tstop")
 
 
 def a_full_buffer_stops_and_a_circular_one_does_not():
@@ -311,7 +314,11 @@ def tracepoints_set_while_tracing_runs():
         # gdb sends it as it is set, before one can give it actions.
         ex("set default-collect turns")
         trace("look")
+        # And does not send the variables that are made meanwhile.
+        ex("tvariable $late = 1")
+        fails("trace bare if $late == 1", "start again")
         last = g.run_turns(2)
+        contains(ex("tstatus"), "Trace is running")
         ex("tstop")
         equal(frames(), 4 + 6)
         ex("tfind pc look+16")
