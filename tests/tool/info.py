@@ -2,6 +2,7 @@
 """rhea-img info says what qemu-img info says."""
 import json
 import os
+import shutil
 import subprocess
 
 import tool
@@ -128,6 +129,25 @@ class Info(tool.Case):
             with self.subTest(image=image.describe()):
                 if image.qemu_opens and 'need-check' not in image.text:
                     self.same_info(image.path)
+
+    def test_names_cannot_drive_the_terminal(self):
+        evil = 'e\x1b[31m\x07'
+        with open(evil + '-flat.vmdk', 'wb') as f:
+            f.truncate(1 << 20)
+        with open('x.vmdk', 'w', encoding='utf-8') as f:
+            f.write('# Disk DescriptorFile\nversion=1\nCID=fffffffe\n'
+                    'parentCID=ffffffff\n'
+                    f'RW 2048 FLAT "{evil}-flat.vmdk" 0\n'
+                    f'ddb.adapterType = "{evil}"\n')
+        out = self.good(tool.rhea('info', 'x.vmdk')).out
+        self.assertIn('adapter type: e?[31m?\n', out)
+        self.assertNotIn('\x1b', out)
+        shutil.move(evil + '-flat.vmdk', 'away')
+        err = self.fails(tool.rhea('info', 'x.vmdk')).err
+        self.assertNotIn('\x1b', err)
+        self.qemu('create', '-q', '-f', 'qcow2', '-u', '-b', evil, '-F', 'raw',
+                  'y', '1M')
+        self.assertNotIn('\x1b', self.good(tool.rhea('info', 'y')).out)
 
     def test_json_is_ascii(self):
         """As QEMU has it, whatever the locale of who reads it."""

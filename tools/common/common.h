@@ -24,6 +24,9 @@ void tool_error(const char *fmt, ...) RHEA_PRINTF(1, 2);
 void tool_error_list(const char *fmt, va_list ap) RHEA_PRINTF(1, 0);
 /* "ERROR <text>\n", as `check` and QEMU's programs say what an image has. */
 void tool_finding(bool is_error, const char *text);
+/* TEXT, malloc'd, without control characters: names and comments come from
+ * images, and a terminal would obey them. */
+char *tool_printable(const char *text);
 /* ERR about FILENAME, which is named where ERR does not. Returns CODE. */
 int tool_fail(const char *filename, const struct rhea_error *err, int code);
 /* Memory that the command line needs; ends the program when there is none. */

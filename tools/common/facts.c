@@ -4,6 +4,24 @@
 
 enum { FACTS_DEPTH_MAX = 8 };
 
+char *tool_printable(const char *text)
+{
+    char *copy = tool_strdup(text);
+
+    for (char *p = copy; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            *p = '?';
+    return copy;
+}
+
+static void facts_print_text(const char *text)
+{
+    char *clean = tool_printable(text);
+
+    printf(" %s", clean);
+    free(clean);
+}
+
 /*
  * A level is indented by four spaces more, an element of a list is called by
  * its number.
@@ -27,7 +45,7 @@ void tool_facts_print(const struct rhea_facts *facts)
         else
             printf("%s:", fact->name);
         if (fact->type == RHEA_FACT_STRING)
-            printf(" %s", fact->string);
+            facts_print_text(fact->string);
         else if (fact->type == RHEA_FACT_NUMBER)
             printf(" %ju", (uintmax_t)fact->number);
         else if (fact->type == RHEA_FACT_BOOL)

@@ -20,8 +20,11 @@ void tool_set_name(const char *argv0, const char *own, const char *qemu)
 
 void tool_finding(bool is_error, const char *text)
 {
+    char *clean = tool_printable(text);
+
     fflush(stdout);
-    fprintf(stderr, "%s%s\n", is_error ? "ERROR " : "", text);
+    fprintf(stderr, "%s%s\n", is_error ? "ERROR " : "", clean);
+    free(clean);
 }
 
 void tool_print_version(void)
@@ -37,9 +40,18 @@ void tool_print_version(void)
 void tool_error_list(const char *fmt, va_list ap)
 {
     fflush(stdout);
+    char *text = NULL, *line = NULL;
+
+    /* Only the program's own words have lines. */
+    if (vasprintf(&text, fmt, ap) < 0)
+        text = NULL;
     fprintf(stderr, "%s: ", tool_name);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    for (char *rest = text; (line = strsep(&rest, "\n"));) {
+        char *clean = tool_printable(line);
+        fprintf(stderr, "%s\n", clean);
+        free(clean);
+    }
+    free(text);
 }
 
 void tool_error(const char *fmt, ...)

@@ -20,8 +20,11 @@ static void snapshot_print(const struct rhea_snapshot *s)
              (unsigned)(s->vm_clock_nsec / 1000000 % 1000));
     if (s->icount != UINT64_MAX)
         snprintf(icount, sizeof(icount), "%ju", (uintmax_t)s->icount);
-    printf("%-9s %-16s %8s%20s%13s%11s\n", s->id, s->name,
+    char *id = tool_printable(s->id), *name = tool_printable(s->name);
+    printf("%-9s %-16s %8s%20s%13s%11s\n", id, name,
            tool_format_size(s->vm_state_size).text, date, clock, icount);
+    free(id);
+    free(name);
 }
 
 void tool_snapshots_print(const struct rhea_snapshot *list, size_t n)

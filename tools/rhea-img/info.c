@@ -49,14 +49,22 @@ static int info_view_init(struct info_view *v, struct rhea_image *image,
 
 static void info_print_backing(const struct info_view *v)
 {
-    printf("backing file: %s", v->info.backing_file);
+    char *file = tool_printable(v->info.backing_file);
+    char *path = tool_printable(v->backing_path ? v->backing_path : "");
+
+    printf("backing file: %s", file);
     if (!v->backing_path)
         printf(" (cannot determine actual path)");
-    else if (strcmp(v->backing_path, v->info.backing_file))
-        printf(" (actual path: %s)", v->backing_path);
+    else if (strcmp(path, file))
+        printf(" (actual path: %s)", path);
     putchar('\n');
-    if (v->info.backing_format)
-        printf("backing file format: %s\n", v->info.backing_format);
+    free(file);
+    free(path);
+    if (!v->info.backing_format)
+        return;
+    char *format = tool_printable(v->info.backing_format);
+    printf("backing file format: %s\n", format);
+    free(format);
 }
 
 static void info_print_human(const struct info_view *v)

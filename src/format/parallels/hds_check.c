@@ -40,7 +40,8 @@ struct hds_checker {
     struct bitmap used; /* a bit for a cluster's place, from 0 of the file on */
     struct copy_budget budget;
     uint64_t end;      /* of the last cluster in use */
-    uint64_t lowest;   /* place of a cluster */
+    uint64_t lowest;   /* place of a cluster, of those before data_start, */
+    uint64_t n_below;  /* and how many these are */
     uint64_t previous; /* host of the entry before; 0: none */
     uint64_t next;     /* the entry behind that */
 };
@@ -206,19 +207,23 @@ static int check_find_lowest(void *opaque, uint64_t index, uint32_t entry,
     uint64_t host = hds_host(c->h, entry);
     (void)index;
     (void)err;
-    if (host >= c->h->table_end)
-        c->lowest = RHEA_MIN(c->lowest, host);
+    if (host < c->h->table_end || host >= c->h->data_start)
+        return 0;
+    c->n_below++;
+    c->lowest = RHEA_MIN(c->lowest, host);
     return 0;
 }
 
-/* A header that has the data begin behind some of them is wrong; they are where
- * everybody has read them. */
+/* A header that has the data begin behind some of them is wrong, if there is
+ * room for all: they are where everybody has read them. */
 static int check_before_start(struct hds_checker *c, struct rhea_error *err)
 {
     struct hds *h = c->h;
     c->lowest = h->data_start;
+    c->n_below = 0;
     int ret = hds_each_entry(h, 0, check_find_lowest, c, err);
-    if (!ret && c->lowest < h->data_start) {
+    if (!ret && c->n_below &&
+        c->n_below <= div_up(h->data_start - c->lowest, h->cluster_size)) {
         h->data_start = c->lowest;
         h->wrong_start = true;
     }
