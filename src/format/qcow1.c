@@ -20,7 +20,6 @@
 #include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "format/option.h"
 
 static int qcow1_probe(const uint8_t *head, size_t len)
 {

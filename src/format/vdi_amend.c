@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "format/option.h"
 #include "format/vdi.h"
 
 static int amend_uuid(struct vdi_head *h, const char *value,

@@ -18,7 +18,6 @@
 #include "base/cleanup.h"
 #include "base/notice.h"
 #include "storage/driver.h"
-#include "storage/internal.h"
 
 enum { QUORUM_CHILDREN_MAX = 32 };
 

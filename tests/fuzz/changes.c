@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "storage/memory.h"
 
 #define AMEND_UUID "12345678-9abc-def0-1234-56789abcdef0"
 enum { STEPS = 10, SNAPSHOTS = 3, STATE = 5000, BITS_MOST = 1 << 16 };

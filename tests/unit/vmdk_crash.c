@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What format_crash.h promises, of VMDKs: hosted, ESX's and ESXi's sparse
  * extents, and streams. */
-#include "format/vmdk/create.h"
 #include "format_crash.h"
 #include "format_threads.h"
 #include "vmdk_lib.h"

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "format/option.h"
 #include "io.h"
 
 int io_size(const char *text, uint64_t *value)

@@ -12,7 +12,6 @@
 
 #include <rhea/secret.h>
 
-#include "base/gcrypt.h"
 #include "format/luks.h"
 #include "format/option.h"
 #include "format/qcow2/qcow2.h"

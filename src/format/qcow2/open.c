@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "format/option.h"
 #include "format/qcow2/qcow2.h"
 
 static int qcow2_probe(const uint8_t *head, size_t len)

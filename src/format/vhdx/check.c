@@ -21,7 +21,6 @@
 #include <string.h>
 
 #include "base/bitmap.h"
-#include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/finding.h"

@@ -15,7 +15,6 @@
 #include "format/option.h"
 #include "format/vmdk/create.h"
 #include "format/vmdk/edit.h"
-#include "format/vmdk/stream.h"
 
 const struct rhea_option_help vmdk_amend_options[] = {
     {"adapter_type", "str",

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/vmdk/edit.h"

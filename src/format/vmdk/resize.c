@@ -25,14 +25,11 @@
 #include <string.h>
 #include <strings.h>
 
-#include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "format/prealloc.h"
-#include "format/vmdk/create.h"
 #include "format/vmdk/edit.h"
 #include "format/vmdk/header.h"
-#include "format/vmdk/stream.h"
 
 #define RESIZE_SPLIT ((uint64_t)2 << 30)
 

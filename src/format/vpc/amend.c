@@ -6,10 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "format/option.h"
 #include "format/vpc/vpc.h"
 
 struct amend {
