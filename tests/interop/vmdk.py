@@ -519,6 +519,15 @@ class Foreign(Vmdk):
         text = text.decode().replace('UTF-8', 'windows-1252')
         self.write('x.vmdk', text.encode('latin-1'))
         self.both_read('x.vmdk', b'x' * 5120, theirs=False)
+        # The second byte of a character may be a backslash.
+        shutil.move('über.vmdk', 'ソ表.vmdk')
+        for encoding in 'Shift_JIS', 'windows-932', 'EUC-JP':
+            text = vmdk.descriptor('monolithicFlat',
+                                   ['RW 10 FLAT "C:\\vm\\ソ表.vmdk" 0'])
+            text = text.decode().replace('UTF-8', encoding)
+            self.write('x.vmdk', text.encode(
+                'euc-jp' if encoding == 'EUC-JP' else 'cp932'))
+            self.both_read('x.vmdk', b'x' * 5120, theirs=False)
 
     def test_changes_that_are_tracked(self):
         text = vmdk.descriptor('monolithicSparse', ['RW 100 SPARSE "x"'],

@@ -189,13 +189,25 @@ static const char *encoding_name(const char *vmware)
     return vmware;
 }
 
+/* From that encoding to UTF-8. iconv knows some of Windows' code pages by their
+ * number only. */
+static iconv_t encoding_open(const char *encoding)
+{
+    char page[16];
+    iconv_t cd = iconv_open("UTF-8", encoding_name(encoding));
+    if (cd != (iconv_t)-1 || strncasecmp(encoding, "windows-", 8) != 0)
+        return cd;
+    snprintf(page, sizeof(page), "CP%.8s", encoding + 8);
+    return iconv_open("UTF-8", page);
+}
+
 /* TEXT, malloc'd, in UTF-8, which it takes over; as it is where it cannot be
  * converted. */
 static char *encoding_convert(const char *encoding, char *text)
 {
     if (!encoding || !text || strcasecmp(encoding, "UTF-8") == 0)
         return text;
-    iconv_t cd = iconv_open("UTF-8", encoding_name(encoding));
+    iconv_t cd = encoding_open(encoding);
     if (cd == (iconv_t)-1)
         return text;
     size_t in_len = strlen(text), out_len = 4 * in_len;
