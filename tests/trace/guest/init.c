@@ -44,6 +44,7 @@ volatile unsigned long count;
 volatile unsigned long done; /* pieces of work, ever */
 volatile unsigned long spin; /* turns of an empty loop after each getppid */
 volatile int processors;
+volatile int switches_tables; /* each system call does (Linux's PTI) */
 char *volatile high; /* the path of WORK_HIGH */
 
 /* For the debugger: expressions need the type. */
@@ -79,6 +80,18 @@ static void find_symbols(void)
             if (!strcmp(name, symbols[i].name))
                 symbols[i].address = address;
     }
+    if (f)
+        fclose(f);
+}
+
+static void find_processor(void)
+{
+    char line[4096];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+
+    while (f && fgets(line, sizeof(line), f))
+        if (!strncmp(line, "flags", 5) && strstr(line, " pti"))
+            switches_tables = 1;
     if (f)
         fclose(f);
 }
@@ -162,6 +175,7 @@ int main(void)
     mount("proc", "/proc", "proc", 0, NULL);
     find_symbols();
     find_high();
+    find_processor();
     processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
     fd = open("/out", O_CREAT | O_RDWR, 0644);
     run_on(0);
