@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "base/byteorder.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "gdb/ax_code.h"
 
 static int no_memory(struct rhea_error *err)
 {
@@ -244,6 +246,30 @@ static int parse_memory(struct packet_cursor *c, struct action *a,
     return 0;
 }
 
+/* `collect *(T *) $REG` is an expression in gdb's eyes, and what is traced
+ * most: a register's value, a length, `trace`. It is memory in ours. */
+static void find_memory(struct action *a)
+{
+    const struct expression *x = &a->expression;
+    size_t digits;
+    uint64_t size = 0;
+
+    if (x->len < 6 || x->code[0] != AX_REG || x->code[3] < AX_CONST8 ||
+        x->code[3] > AX_CONST32)
+        return;
+    digits = (size_t)1 << (x->code[3] - AX_CONST8);
+    if (x->len != 4 + digits + 2 || x->code[4 + digits] != AX_TRACE ||
+        x->code[5 + digits] != AX_END)
+        return;
+    for (size_t i = 0; i < digits; i++)
+        size = size << 8 | x->code[4 + i];
+    if (size > EXPERIMENT_MAX_COLLECT)
+        return;
+    a->kind = ACTION_MEMORY;
+    a->base = load_be16(x->code + 1);
+    a->size = size;
+}
+
 static int parse_action(struct packet_cursor *c, struct action *a,
                         struct register_set *set, struct rhea_error *err)
 {
@@ -263,6 +289,8 @@ static int parse_action(struct packet_cursor *c, struct action *a,
         if (ret == 0 && a->expression.facts.prints)
             ret = rhea_error_set(err, EINVAL,
                                  "a tracepoint's action that prints");
+        if (ret == 0)
+            find_memory(a);
         return ret;
     case 'L':
         a->kind = ACTION_STATIC;

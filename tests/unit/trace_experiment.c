@@ -97,6 +97,49 @@ static void tracepoints_are_defined_by_packets(void)
     experiment_destroy(e);
 }
 
+/* `collect *(char (*)[64]) $rdi`, and what only begins like it. */
+static void a_register_s_memory_needs_no_expression(void)
+{
+    static const struct {
+        const char *text;
+        uint64_t size; /* 0: it is no memory to us */
+    } cases[] = {
+        {"X7,26000522400c27", 64},
+        {"X8,2600052301000c27", 256},
+        {"Xa,26000524001000000c27", 1 << 20},
+        {"Xa,26000524001000010c27", 0},
+        {"X9,26000522400c220027", 0},
+        {"X7,26000522402f27", 0},
+    };
+    enum { N = sizeof(cases) / sizeof(cases[0]) };
+    struct experiment *e = new_experiment();
+    struct rhea_error err = {0};
+    const struct tracepoint *t;
+
+    CHECK_OK(define(e, "3:1000:E:0:0-", &err), &err);
+    for (size_t i = 0; i < N; i++) {
+        char packet[80];
+
+        snprintf(packet, sizeof(packet), "-3:1000:%s-", cases[i].text);
+        CHECK_OK(define(e, packet, &err), &err);
+    }
+    t = experiment_find(e, 3, 0x1000);
+    if (!CHECK(t != NULL) || !CHECK_EQ(t->actions.n, N))
+        return;
+    for (size_t i = 0; i < N; i++) {
+        const struct action *a = &t->actions.list[i];
+
+        CHECK_EQ(a->kind, cases[i].size ? ACTION_MEMORY : ACTION_EXPRESSION);
+        CHECK_STR(a->text, cases[i].text);
+        if (cases[i].size) {
+            CHECK_EQ(a->base, 5);
+            CHECK_EQ(a->offset, 0);
+            CHECK_EQ(a->size, cases[i].size);
+        }
+    }
+    experiment_destroy(e);
+}
+
 static void text_holds_everything(void)
 {
     struct experiment *e = new_experiment(), *f = new_experiment();
@@ -311,6 +354,7 @@ int main(int argc, char **argv)
 {
     test_init(argc, argv);
     TEST(tracepoints_are_defined_by_packets);
+    TEST(a_register_s_memory_needs_no_expression);
     TEST(text_holds_everything);
     TEST(gdb_takes_sources_from_a_trace_file);
     TEST(damaged_watches_are_refused);

@@ -232,7 +232,8 @@ static void plan_one(struct guest_plan *p, unsigned n,
     struct guest_move it = {.from = (uint16_t)n, .to = (uint16_t)p->bytes};
 
     if (s->kind == GUEST_GENERAL && size == 8) {
-        plan_move(p, (size_t)s->n * 8, size);
+        it.from = (uint16_t)(s->n * 8);
+        p->words[p->n_words++] = it;
     } else if (s->kind == GUEST_PLAIN && size == s->plain.size) {
         plan_move(p, s->plain.offset, size);
     } else if (s->kind == GUEST_MADE && size == sizeof(uint32_t)) {
@@ -491,6 +492,8 @@ static bool follow_plan(struct guest_cpu *g, const struct layout *l,
     for (unsigned i = 0; i < p->n_moves; i++)
         memcpy(out + p->moves[i].to, env + p->moves[i].from,
                HIT_REGISTER_SLACK);
+    for (unsigned i = 0; i < p->n_words; i++)
+        store_le64(out + p->words[i].to, load_le64(env + p->words[i].from));
     for (unsigned i = 0; i < p->n_made; i++)
         store_le32(out + p->made[i].to, values[p->made[i].from]);
     for (unsigned i = 0; i < p->n_rest; i++)

@@ -45,10 +45,13 @@ struct guest_plan {
     struct register_set all;
     uint8_t mask[EXPERIMENT_MAX_REGISTERS / 8];
     size_t bytes;
-    unsigned n_moves, n_made, n_rest;
+    unsigned n_moves, n_words, n_made, n_rest;
     struct guest_move {
         uint16_t from, to;
     } moves[EXPERIMENT_MAX_REGISTERS];
+    /* General registers, 8 bytes each: the guest's code has just stored some of
+     * them, and a processor does not pass on more than was stored at once. */
+    struct guest_move words[EXPERIMENT_MAX_REGISTERS];
     /* Those that are made, and others, by their numbers. */
     struct guest_move made[EXPERIMENT_MAX_REGISTERS];
     struct guest_move rest[EXPERIMENT_MAX_REGISTERS];
