@@ -140,8 +140,13 @@ int session_open(struct session *s, const struct session_how *how,
     if (ret == 0)
         ret = wire_listen(how->listen, &s->listener, s->address,
                           sizeof(s->address), err);
-    if (ret < 0)
+    if (ret < 0) {
+        bool made = s->tracer.frames != NULL;
+
         session_close(s);
+        if (made)
+            unlink(how->file);
+    }
     return ret;
 }
 

@@ -339,6 +339,11 @@ int stub_open(struct stub *s, const char *address, int timeout,
         ret = settle(s, err);
     if (ret == 0)
         ret = stub_callf(s, &reply, err, "vCont?");
+    if (ret == -ETIMEDOUT)
+        ret = rhea_error_set(err, ETIMEDOUT,
+                             "there is no answer within %.1f s: is it a stub "
+                             "for gdb, and does no other debugger use it?",
+                             timeout / 1000.0);
     if (ret < 0) {
         rhea_error_prefix(err, "%s", address);
         stub_close(s);

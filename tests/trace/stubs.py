@@ -108,6 +108,39 @@ def nobody_listens():
                   p.stdout)
 
 
+def trace(*arguments, **environment):
+    p = subprocess.run([os.environ["RHEA_TRACE"]] + list(arguments),
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       timeout=60, check=False, encoding="utf-8",
+                       env=dict(os.environ, **environment))
+    return p.returncode, p.stdout
+
+
+def a_mistyped_command_is_not_started():
+    for words in (["recrod", "--at", "main"], ["true"],
+                  ["record", "--at", "main", "true"]):
+        code, text = trace(*words)
+        judge.require(code == 2 and "there is no command" in text, code, text)
+
+
+def what_does_not_start_leaves_no_file():
+    with tempfile.TemporaryDirectory() as folder, \
+            socket.create_server(("localhost", 0)) as used:
+        frames = os.path.join(folder, "f")
+        Stub(os.path.join(folder, "s"), lambda packet, answer: frame(answer))
+        code, text = trace("-l", "localhost:%d" % used.getsockname()[1], "-f",
+                           frames, "-s", os.path.join(folder, "s"))
+        judge.require(code == 1 and "cannot listen" in text, code, text)
+        judge.require(not os.path.exists(frames))
+
+
+def a_plugin_that_is_not_there_is_missed():
+    for way, code in (("auto", 1), ("plugin", 1)):
+        got, text = trace("-w", way, "--", "qemu-system-x86_64", "-machine",
+                          "nosuch", RHEA_TRACE_PLUGIN="/nonexistent.so")
+        judge.require(got == code and "/nonexistent.so" in text, got, text)
+
+
 def silence_is_not_waited_for():
     for name in (b"qSupported", b"?", b"vCont?", b"qXfer", b"qqemu"):
         text = run(spoil_one(name, b""))
@@ -179,6 +212,9 @@ def random_answers():
 
 sys.exit(tap.main([
     nobody_listens,
+    a_mistyped_command_is_not_started,
+    what_does_not_start_leaves_no_file,
+    a_plugin_that_is_not_there_is_missed,
     silence_is_not_waited_for,
     a_stub_that_hangs_up,
     damaged_packets,

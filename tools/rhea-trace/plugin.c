@@ -94,6 +94,12 @@ bool plugin_suits(char **argv)
 {
     char path[4096];
 
-    return is_qemu(argv[0]) && wants_translation(argv) &&
-           plugin_find(path, sizeof(path)) && takes_plugins(argv[0]);
+    if (!is_qemu(argv[0]) || !wants_translation(argv))
+        return false;
+    if (plugin_find(path, sizeof(path)))
+        return takes_plugins(argv[0]);
+    tool_error("%s is not there: breakpoints are used in the plugin's place, "
+               "at each of which the guest stops",
+               path);
+    return false;
 }

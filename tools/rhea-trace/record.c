@@ -197,16 +197,14 @@ static void choose_arch(struct record *r)
         fclose(file);
 }
 
-static int check(struct record *r, bool has_qemu)
+static int check(struct record *r, int argc, char **argv)
 {
     if (!r->wish.n) {
         tool_error("say with --at where to record");
         return -EINVAL;
     }
-    if (!r->run.how.stub == !has_qemu) {
-        tool_error("say either --stub ADDRESS or -- and QEMU's command line");
+    if (run_check_qemu(&r->run, argc, argv) < 0)
         return -EINVAL;
-    }
     if (r->wish.symbols && access(r->wish.symbols, R_OK) < 0) {
         tool_error("--symbols %s: %s", r->wish.symbols, strerror(errno));
         return -EINVAL;
@@ -249,7 +247,7 @@ static int set_options(struct record *r, int argc, char **argv)
            (c = getopt_long(argc, argv, "+:p:c:i:n:d:o:y:g:e:qhV" RUN_LETTERS,
                             options, NULL)) != -1)
         ret = set_option(r, c, argv);
-    return ret ? ret : check(r, optind < argc);
+    return ret ? ret : check(r, argc, argv);
 }
 
 /* --- waiting for the end ------------------------------------------------- */

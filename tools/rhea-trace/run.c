@@ -153,6 +153,30 @@ int run_option(struct run *r, int c, const char *text)
     }
 }
 
+/* A mistyped command is not to be started. */
+static bool is_command_line(char **argv, int first)
+{
+    const char *slash = strrchr(argv[first], '/');
+
+    return !strcmp(argv[first - 1], "--") || slash ||
+           !strncmp(argv[first], "qemu", 4);
+}
+
+int run_check_qemu(const struct run *r, int argc, char **argv)
+{
+    if (!r->how.stub == (optind == argc)) {
+        tool_error("say either --stub ADDRESS or -- and QEMU's command line");
+        return -EINVAL;
+    }
+    if (optind < argc && !is_command_line(argv, optind)) {
+        tool_error("there is no command %s: say record, report, or -- and "
+                   "QEMU's command line",
+                   argv[optind]);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 int trace_other_option(int c, char **argv, void (*help)(void))
 {
     switch (c) {

@@ -64,10 +64,8 @@ static int set_options(struct serve *v, int argc, char **argv)
     while (ret == 0 && (c = getopt_long(argc, argv, "+:l:qhV" RUN_LETTERS,
                                         options, NULL)) != -1)
         ret = set_option(v, c, argv);
-    if (ret == 0 && !v->run.how.stub == (optind == argc)) {
-        tool_error("say either --stub ADDRESS or -- and QEMU's command line");
-        ret = -EINVAL;
-    }
+    if (ret == 0)
+        ret = run_check_qemu(&v->run, argc, argv);
     return ret;
 }
 

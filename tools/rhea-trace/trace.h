@@ -60,6 +60,9 @@ void run_init(struct run *r);
 /* Take an option; -ENOENT: it is none of these. Another negative errno where a
  * message was printed. */
 int run_option(struct run *r, int c, const char *text);
+/* Behind the options is QEMU's command line, where there is no stub. Prints
+ * what is wrong. */
+int run_check_qemu(const struct run *r, int argc, char **argv);
 /* "1.5", for an option of that name. */
 int run_get_seconds(const char *option, const char *text, double *seconds);
 /* Catch signals; start QEMU, unless there is a stub; say where files are. */
