@@ -316,6 +316,8 @@ static int check_run(struct checker *c, struct rhea_error *err)
         ret = check_leaks(c, err);
     if (!ret && c->punch && !c->out->errors && !c->out->corruptions)
         check_punch(c);
+    /* What was cut off or became a hole may be a table next. */
+    table_drop(&q->tables);
     if (!ret && c->fix)
         ret = rhea_storage_flush(q->base.storage, err);
     if (!ret)
