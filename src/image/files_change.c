@@ -73,8 +73,8 @@ static int replace_fill(const struct image_files *files, int fd,
  * The new contents are a file of their own, durable before the name is given
  * to it: at any time the name leads to the old ones or to the new ones, whole.
  */
-int files_replace(void *opaque, const char *name, const void *data,
-                         size_t len, struct rhea_error *err)
+int files_replace(void *opaque, const char *name, const void *data, size_t len,
+                  struct rhea_error *err)
 {
     const struct image_files *files = files_of(opaque);
     RHEA_AUTO_FREE char *path = NULL;

@@ -177,7 +177,7 @@ static char *parent_above(const struct image_files *files, const char *name)
 }
 
 int files_find_parent(void *opaque, const char *const *names, size_t n,
-                             char **out, struct rhea_error *err)
+                      char **out, struct rhea_error *err)
 {
     RHEA_AUTO_FREE char *first = NULL;
     *out = NULL;

@@ -68,9 +68,8 @@ static int search_folder(const struct files_search *s, const char *prefix,
 }
 
 int files_search(void *opaque,
-                        int (*accept)(void *accept_opaque,
-                                      struct rhea_storage *file),
-                        void *accept_opaque, char **out, struct rhea_error *err)
+                 int (*accept)(void *accept_opaque, struct rhea_storage *file),
+                 void *accept_opaque, char **out, struct rhea_error *err)
 {
     const struct image_files *files = files_of(opaque);
     const struct files_search s = {files, accept, accept_opaque};

@@ -388,7 +388,8 @@ int vmdk_check_leaks(struct vmdk_checker *c, unsigned fix,
         return 0;
     uint64_t size = x->h.grain_size, total = c->used.n_bits;
     uint64_t end = RHEA_MIN(bitmap_end(&c->used), total);
-    uint64_t cut = div_up(end * c->unit, size) * size;
+    /* A file that ends before its metadata is one that was cut off. */
+    uint64_t cut = div_up(RHEA_MAX(end * c->unit, x->h.overhead), size) * size;
     uint64_t leaks = check_count_free(c, end);
     uint64_t tail =
         total * c->unit > cut ? div_up(total * c->unit - cut, size) : 0;

@@ -45,7 +45,7 @@ volatile unsigned long done; /* pieces of work, ever */
 volatile unsigned long spin; /* turns of an empty loop after each getppid */
 volatile int processors;
 volatile int switches_tables; /* each system call does (Linux's PTI) */
-char *volatile high; /* the path of WORK_HIGH */
+char *volatile high;          /* the path of WORK_HIGH */
 
 /* For the debugger: expressions need the type. */
 struct pt_regs *volatile regs_type;
