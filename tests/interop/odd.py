@@ -74,6 +74,8 @@ class Descriptors(Odd):
             'blanks': swap(('=', '  =\t'), ('RW 2048 FLAT', '  RW\t2048   FLAT')),
             'numbers with a prefix': swap(('CID=fffffffe', 'CID=0xfffffffe')),
             'no content id': swap(('CID=fffffffe\n', '')),
+            'a damaged content id': swap(('CID=fffffffe', 'CID=fff\xfefffe')),
+            'a damaged one of no parent': swap(('=ffffffff', '=ffgfffff')),
             'no content id of a parent': swap(('parentCID=ffffffff\n', '')),
             'an empty one': swap(('parentCID=ffffffff', 'parentCID=')),
             'no quotes': swap(('"a-flat.vmdk"', 'a-flat.vmdk')),

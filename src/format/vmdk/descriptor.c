@@ -324,24 +324,19 @@ static int parse_extents(struct descriptor *d, struct rhea_error *err)
     return 0;
 }
 
-/* A content id; *CID stays as it is where there is none. */
-static int parse_cid(const struct descriptor *d, const char *name, bool *found,
-                     uint32_t *cid, struct rhea_error *err)
+/* A content id; *CID stays as it is where there is none, or none that can be
+ * one: the guest's data do not depend on it. */
+static bool parse_cid(const struct descriptor *d, const char *name,
+                      uint32_t *cid)
 {
     size_t offset, len;
     uint64_t n;
-    *found = descriptor_find(d, name, &offset, &len) && len;
-    if (!*found)
-        return 0;
-    if (!line_first_number((struct line){d->text + offset, len}, 16, &n) ||
+    if (!descriptor_find(d, name, &offset, &len) ||
+        !line_first_number((struct line){d->text + offset, len}, 16, &n) ||
         n > UINT32_MAX)
-        return rhea_error_set(err, EINVAL,
-                              "the descriptor's line \"%s\" is no number of 32 "
-                              "bits: \"%.*s\"",
-                              name, (int)RHEA_MIN(len, (size_t)40),
-                              d->text + offset);
+        return false;
     *cid = (uint32_t)n;
-    return 0;
+    return true;
 }
 
 /* QEMU and VMware's programs write 1, 2 or 3; one that is not there is 1. */
@@ -360,13 +355,10 @@ static int parse_version(const struct descriptor *d, struct rhea_error *err)
 
 static int parse_cids(struct descriptor *d, struct rhea_error *err)
 {
-    bool has_parent = false;
     d->parent_cid = (uint32_t)DESCRIPTOR_NO_CID;
-    int ret = parse_cid(d, "CID", &d->has_cid, &d->cid, err);
-    if (!ret)
-        ret = parse_cid(d, "parentCID", &has_parent, &d->parent_cid, err);
-    if (ret || has_parent || !d->parent)
-        return ret;
+    d->has_cid = parse_cid(d, "CID", &d->cid);
+    if (parse_cid(d, "parentCID", &d->parent_cid) || !d->parent)
+        return 0;
     return rhea_error_set(err, EINVAL,
                           "the descriptor names a parent, and has no line "
                           "\"parentCID\" that says which state of it");

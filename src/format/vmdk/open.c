@@ -346,8 +346,10 @@ static void open_check_cid(struct vmdk *v)
     if (!v->descriptor.text || v->descriptor.has_cid)
         return;
     v->read_only = true;
-    snprintf(v->why_read_only, sizeof(v->why_read_only),
-             "its descriptor has no line CID=");
+    snprintf(
+        v->why_read_only, sizeof(v->why_read_only),
+        "its descriptor has no line CID=, or nothing that can be a content "
+        "id there");
 }
 
 /* Backup programs ask the change tracking file which parts have changed, and
