@@ -4,7 +4,6 @@ writer of the tests' own write; what QEMU cannot do with it (other clusters,
 growing, another backing file, checks) it reads afterwards."""
 import os
 import random
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
@@ -174,13 +173,9 @@ class Qcow(tool.Images):
 
     def test_threads_with_a_shadow(self):
         for seed in range(4):
-            subprocess.run([IMGTOOL, 'qcow', 'new', 'create', '3000320',
-                            f'cluster_size={512 << seed}'], check=True,
-                           stdout=subprocess.DEVNULL)
-            subprocess.run([IMGTOOL, 'qcow', 'new', 'random', str(seed), '300',
-                            '4'], check=True, stdout=subprocess.DEVNULL)
-            self.all_see('new', contents('new.expect'))
-            self.clean('new')
+            self.all_see('new', self.random_by_threads(
+                IMGTOOL, 'new', 3000320, seed, 300,
+                (f'cluster_size={512 << seed}',)))
             os.unlink('new')
 
     # --- backing files ---
@@ -327,9 +322,6 @@ class Qcow(tool.Images):
                              'new', '9M'))
 
     # --- encryption ---
-
-    def locked(self, program, path, *args):
-        return self.good(program(*args, *SECRET, '--image-opts', OPEN + path))
 
     def see_locked(self, path, want):
         for program in (tool.rhea, tool.qemu):

@@ -10,7 +10,6 @@ Where the two differ on purpose, DIFFERS says why.
 """
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys

@@ -52,11 +52,6 @@ UNPACK = {".bz2": bz2.open, ".gz": gzip.open, ".xz": lzma.open}
 Expected = collections.namedtuple(
     "Expected", "sha256 refused size secret", defaults=(None,) * 4)
 
-
-def key_file(sha256):
-    return Expected(sha256=sha256, secret="@keyfile1")
-
-
 # By path, and for what is in an archive by path:member. The bytes of LUKS
 # images: those of compatimage are QEMU's, those of compatv10image were decrypted
 # by openssl with the key that cryptsetup tells; in the set each holds a FAT of

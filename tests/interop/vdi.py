@@ -6,7 +6,6 @@ import itertools
 import os
 import random
 import shutil
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
@@ -510,12 +509,9 @@ class Vdi(tool.Images):
     def test_threads_with_a_shadow(self):
         for seed in range(4):
             options = [f'block_size={(4 << seed)}k']
-            subprocess.run([IMGTOOL, 'vdi', 'new', 'create', '3000000',
-                            *options], check=True, stdout=subprocess.DEVNULL)
-            subprocess.run([IMGTOOL, 'vdi', 'new', 'random', str(seed), '200',
-                            '4'], check=True, stdout=subprocess.DEVNULL)
-            self.assertTrue(self.raw('new') == contents('new.expect'))
-            self.clean('new')
+            want = self.random_by_threads(IMGTOOL, 'new', 3000000, seed,
+                                          options=options)
+            self.assertTrue(self.raw('new') == want)
             os.unlink('new')
 
 

@@ -7,7 +7,6 @@ byte of the bitmap, before it, is there: it is asked about whole bytes only."""
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 
@@ -791,12 +790,9 @@ class Vhd(tool.Images):
     def test_threads_with_a_shadow(self):
         for seed in range(4):
             options = [f'block_size={(4 << seed)}k', 'force_size=on']
-            subprocess.run([IMGTOOL, 'vpc', 'new', 'create', '3000320',
-                            *options], check=True, stdout=subprocess.DEVNULL)
-            subprocess.run([IMGTOOL, 'vpc', 'new', 'random', str(seed), '200',
-                            '4'], check=True, stdout=subprocess.DEVNULL)
-            self.assertTrue(self.raw('new') == contents('new.expect'))
-            self.clean('new')
+            want = self.random_by_threads(IMGTOOL, 'new', 3000320, seed,
+                                          options=options)
+            self.assertTrue(self.raw('new') == want)
             os.unlink('new')
 
 

@@ -22,9 +22,6 @@ STREAM = 'streamOptimized'
 SUBFORMATS = SPARSE + FLAT + [STREAM]
 ZEROED = 'subformat=monolithicSparse,zeroed_grain=on'
 
-# What differs between two images of the same contents.
-IDENTITY = ('cid', 'actual-size', 'filename', 'children')
-
 
 class Vmdk(tool.Case):
     def make(self, name, options='', size='3M', program=tool.qemu, base=None):

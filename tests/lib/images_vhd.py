@@ -9,7 +9,6 @@ FIXED, DYNAMIC, DIFF = 2, 3, 4
 UNUSED = 0xffffffff
 NONE = uuid.UUID(int=0)
 SECTOR = 512
-MAX_GEOMETRY = (65535, 16, 255)
 
 
 def checksum(data, at):

@@ -2,7 +2,6 @@
 """rhea-io does and prints what qemu-io does, on images of every format."""
 import os
 import shutil
-import unittest
 
 import tool
 from iocase import FORMATS, IO, IoCase, plain

@@ -188,6 +188,13 @@ class Images(Case):
                 self.qemu_io(path, self.FORMAT, *change())
             self.clean(path)
 
+    def random_by_threads(self, imgtool, path, size, seed, count=200, options=()):
+        """COUNT changes of a new image by four threads; what it holds then."""
+        for args in (('create', size, *options), ('random', seed, count, 4)):
+            self.good(execute(imgtool, self.FORMAT, path, *args))
+        self.clean(path)
+        return contents(path + '.expect')
+
     def seven_zip_reads(self, kind, *options):
         """Images that we make with each of OPTIONS."""
         if not shutil.which('7zz'):
