@@ -38,8 +38,11 @@ static int check_first(struct rhea_image *image,
     struct rhea_check found = {.progress = progress};
     int ret = image->format->ops->check(image->format, 0, &found, err);
 
-    if (ret || found.lost < 2 || found.lost / 3 < found.allocated_clusters)
+    if (ret == -ECANCELED)
         return ret;
+    /* What keeps it from being checked, the repair may mend. */
+    if (ret || found.lost < 2 || found.lost / 3 < found.allocated_clusters)
+        return 0;
     return rhea_error_set(
         err, EINVAL,
         "of %" PRIu64 " clusters %" PRIu64 " would be where none can be. More "
