@@ -365,11 +365,13 @@ static int check_free_sector(struct vmdk_checker *c, struct rhea_error *err)
 
 /* --- Leaks --- */
 
-/* Whole grains of which no part is used, before unit END. */
+/* Whole grains of which no part is used, before unit END. What is free between
+ * metadata is no grain's. */
 static uint64_t check_count_free(const struct vmdk_checker *c, uint64_t end)
 {
     uint64_t units = RHEA_MAX(c->x->h.grain_size / c->unit, (uint64_t)1);
-    uint64_t from = bitmap_find(&c->used, 0, false), n = 0;
+    uint64_t from = RHEA_MIN(c->x->h.overhead / c->unit, end), n = 0;
+    from = bitmap_find(&c->used, from, false);
     while (from < end) {
         uint64_t to = RHEA_MIN(bitmap_find(&c->used, from, true), end);
         uint64_t first = div_up(from, units), last = to / units;
