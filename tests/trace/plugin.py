@@ -78,6 +78,30 @@ def all_registers_are_as_the_stub_has_them():
         del g
 
 
+def registers_that_qemu_computes_are_not_those_of_before():
+    values = [(0x37f, 0, 0x1f80, 0), (0x27f, 0x4100, 0x1fa1, 5),
+              (0x37f, 0x3800, 0x9fc0, 15), (0x37f, 0, 0x1f80, 15),
+              (0x37f, 0, 0x1f80, 0)]
+    names = ("fctrl", "fstat", "mxcsr", "cr8")
+    with Guest() as g:
+        trace("bare", "collect $regs")
+        ex("break bare_end")
+        ex("tstart")
+        for turn in values:
+            for name, value in zip(names, turn):
+                ex("set $%s = %#x" % (name, value))
+            for _ in range(2):
+                ex("continue")
+        ex("tstop")
+        equal(frames(), 2 * len(values))
+        for i, turn in enumerate(values):
+            for j in range(2):
+                ex("tfind %d" % (2 * i + j))
+                equal(tuple(num("$" + name) for name in names), turn,
+                      "turn %d" % i)
+        del g
+
+
 def a_repeated_instruction_is_passed_once():
     with Guest() as g:
         trace("*exact_repeated", "collect $rcx")
@@ -346,6 +370,7 @@ def all_that_is_killed_leaves_whole_frames():
 main([
     registers_are_true_in_the_middle_of_a_block,
     all_registers_are_as_the_stub_has_them,
+    registers_that_qemu_computes_are_not_those_of_before,
     a_repeated_instruction_is_passed_once,
     code_at_two_addresses,
     steps_go_through_blocks,

@@ -236,6 +236,9 @@ static void plan_one(struct guest_plan *p, unsigned n,
         p->words[p->n_words++] = it;
     } else if (s->kind == GUEST_PLAIN && size == s->plain.size) {
         plan_move(p, s->plain.offset, size);
+    } else if (s->kind == GUEST_IP && size == 8) {
+        p->has_ip = true;
+        p->ip = it.to;
     } else if (s->kind == GUEST_MADE && size == sizeof(uint32_t)) {
         it.from = (uint16_t)s->n;
         p->made[p->n_made++] = it;
@@ -494,6 +497,8 @@ static bool follow_plan(struct guest_cpu *g, const struct layout *l,
                HIT_REGISTER_SLACK);
     for (unsigned i = 0; i < p->n_words; i++)
         store_le64(out + p->words[i].to, load_le64(env + p->words[i].from));
+    if (p->has_ip)
+        store_le64(out + p->ip, g->pc - code_base(g));
     for (unsigned i = 0; i < p->n_made; i++)
         store_le32(out + p->made[i].to, values[p->made[i].from]);
     for (unsigned i = 0; i < p->n_rest; i++)

@@ -46,6 +46,8 @@ struct guest_plan {
     uint8_t mask[EXPERIMENT_MAX_REGISTERS / 8];
     size_t bytes;
     unsigned n_moves, n_words, n_made, n_rest;
+    bool has_ip;
+    uint16_t ip; /* where it goes */
     struct guest_move {
         uint16_t from, to;
     } moves[EXPERIMENT_MAX_REGISTERS];
