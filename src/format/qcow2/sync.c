@@ -328,7 +328,7 @@ int qcow2_reclaim(struct qcow2 *q, struct rhea_error *err)
  * round they would count clusters past the end of the file. */
 int qcow2_cut_end(struct qcow2 *q, struct rhea_error *err)
 {
-    uint64_t end, size;
+    uint64_t end = 0, size = 0;
     int r = qcow2_refs_write(q, err);
 
     if (r == 0)
