@@ -121,6 +121,34 @@ static void a_circular_buffer_keeps_the_latest(void)
     frames_close(f);
 }
 
+/* Also where the pages to come go over the end, and when tracing starts again,
+ * behind them. */
+static void going_ahead_changes_nothing(void)
+{
+    struct frames *f = new_frames("ahead", 1 << 20);
+    const uint64_t n = 10000;
+
+    frames_go_ahead(f);
+    frames_set_circular(f, true);
+    for (unsigned run = 0; run < 2; run++) {
+        uint64_t count;
+
+        start(f);
+        for (uint64_t i = 0; i < n; i++) {
+            if (!CHECK(append(f, i, length_of(i))))
+                break;
+            if (i % 50 == 0)
+                frames_go_ahead(f);
+        }
+        count = frames_count(f);
+        CHECK(count > 1000 && count < n);
+        for (uint64_t i = 0; i < count; i++)
+            if (!CHECK(frame_is(f, i, n - count + i, length_of(n - count + i))))
+                break;
+    }
+    frames_close(f);
+}
+
 static void empty_frames_are_bounded_by_the_buffer_too(void)
 {
     struct frames *f = new_frames("empty", 4800);
@@ -667,6 +695,7 @@ int main(int argc, char **argv)
     test_init(argc, argv);
     TEST(a_full_buffer_stops_tracing);
     TEST(a_circular_buffer_keeps_the_latest);
+    TEST(going_ahead_changes_nothing);
     TEST(empty_frames_are_bounded_by_the_buffer_too);
     TEST(a_frame_larger_than_the_buffer_stops_tracing);
     TEST(frames_are_found);
