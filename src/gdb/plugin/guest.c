@@ -380,6 +380,14 @@ static bool put_bytes(const struct qemu_bytes *b, uint8_t *bytes, size_t size)
     return n > 0;
 }
 
+static bool put_by_gdb(const struct guest_cpu *g, int n, uint8_t *bytes,
+                       size_t size)
+{
+    g->bytes->len = 0;
+    qemu.gdb_read(g->cpu, g->bytes, n);
+    return put_bytes(g->bytes, bytes, size);
+}
+
 static void put_plain(const struct guest_cpu *g, const struct state_plain *p,
                       uint8_t *bytes, size_t size)
 {
@@ -462,11 +470,9 @@ bool guest_register(void *opaque, unsigned n, void *bytes)
             put(bytes, size, value);
             return true;
         }
-        /* fallthrough */
+        return put_by_gdb(g, s->n, bytes, size);
     case GUEST_BY_GDB:
-        g->bytes->len = 0;
-        qemu.gdb_read(g->cpu, g->bytes, s->n);
-        return put_bytes(g->bytes, bytes, size);
+        return put_by_gdb(g, s->n, bytes, size);
     case GUEST_BY_API:
         g->bytes->len = 0;
         qemu.read_register(s->handle, g->bytes);
