@@ -232,12 +232,16 @@ uint64_t table_zero_run(struct table *t, uint64_t offset, uint64_t len)
     uint64_t run, size;
     struct rhea_error ignored;
     /* Where this cannot be told, the pages are read. */
-    if (t->n_dirty || rhea_storage_size(t->storage, &size, &ignored))
+    if (t->n_dirty || (offset >= t->data_from && offset < t->data_to) ||
+        rhea_storage_size(t->storage, &size, &ignored))
         return 0;
     if (offset >= size)
         return len;
-    if (rhea_storage_extent(t->storage, offset, len, &hole, &run, &ignored) ||
-        !hole)
+    if (rhea_storage_extent(t->storage, offset, len, &hole, &run, &ignored))
         return 0;
-    return run;
+    if (hole)
+        return run;
+    t->data_from = offset;
+    t->data_to = offset + run;
+    return 0;
 }

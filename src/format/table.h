@@ -48,6 +48,9 @@ struct table {
     struct table_page *pages;    /* n_sets times TABLE_WAYS */
     size_t n_sets, n_dirty;
     uint64_t clock;
+    uint64_t data_from, data_to; /* no hole when it was last asked for: tmpfs
+                                    looks through all of a run to find its end,
+                                    and would for each page of a table */
     bool failed; /* a write or flush failed: what the file holds is not known,
                     so nothing more is written */
     table_write_fn *write; /* NULL: flush, write */
