@@ -110,12 +110,14 @@ struct new_top {
     struct bundle_file *open_before; /* what is open besides them */
 };
 
-/* "NAME.hdd.0.{guid}.hds" with another GUID, malloc'd. */
+/* "NAME.hdd.0.{guid}.hds" with another GUID, malloc'd. The descriptor's readers
+ * drop white space around a name, which must be the file's all the same. */
 static char *new_name(const char *old, const uint8_t *guid)
 {
     char braced[PRL_GUID_TEXT];
     char *name = NULL;
     const char *last = prl_last_part(old);
+    last += strspn(last, " ");
     const char *brace = strstr(last, ".{");
     int len = (int)(brace ? brace - last : (ptrdiff_t)strlen(last));
     prl_guid_text(guid, braced);
