@@ -309,7 +309,12 @@ static int check_score(struct vmdk_checker *c, uint64_t directory,
         if (!good || !at || vmdk_is_hole(x, at, bytes) ||
             rhea_storage_read_padded(x->file, c->tables[0], bytes, at, NULL))
             continue;
-        for (size_t k = 0; k < bytes; k += x->h.entry_size) {
+        /* Nobody has to write the entries behind the disk's end. */
+        uint64_t left =
+            div_up(x->h.capacity, x->h.grain_size) - i * x->h.table_entries;
+        size_t end = (size_t)RHEA_MIN(left, (uint64_t)x->h.table_entries) *
+                     x->h.entry_size;
+        for (size_t k = 0; k < end; k += x->h.entry_size) {
             struct vmdk_grain g;
             if (!vmdk_grain_decode(x, c->tables[0] + k, &g))
                 *score -= 1;
