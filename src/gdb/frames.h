@@ -114,8 +114,8 @@ struct frames_control {
     uint32_t stop;       /* enum frames_stop */
     uint32_t stop_point; /* gdb's number, for FRAMES_PASS_COUNT and _ERROR */
     uint32_t circular;
-    uint32_t disconnected; /* tracing goes on without gdb */
-    uint32_t reserved;
+    uint32_t disconnected;      /* tracing goes on without gdb */
+    uint32_t paused;            /* nothing counts: the guest goes backwards */
     char reason[FRAMES_REASON]; /* for FRAMES_ERROR */
 
     /* The experiment: grows with each new text. A plugin compares it with what
@@ -209,6 +209,11 @@ int frames_text(struct frames *f, char **text, size_t *len,
 static inline bool frames_is_running(const struct frames_control *c)
 {
     return __atomic_load_n(&c->running, __ATOMIC_ACQUIRE) != 0;
+}
+
+static inline bool frames_is_paused(const struct frames_control *c)
+{
+    return __atomic_load_n(&c->paused, __ATOMIC_ACQUIRE) != 0;
 }
 
 /* Stop tracing, if it is going on; the first reason stays. */

@@ -174,12 +174,13 @@ void tracer_settle(struct tracer *t)
         take_all_out(t);
 }
 
+/* The plugin is not reloaded: QEMU 7.2 stands still for good where it is asked
+ * for something while it goes back to where it was (it plays what it recorded).
+ */
 void tracer_suspend(struct tracer *t, bool suspend)
 {
-    if (suspend)
-        unload(t);
-    else if (t->active && load(t, NULL) < 0)
-        tracer_stop(t, FRAMES_STOPPED);
+    __atomic_store_n(&frames_control(t->frames)->paused, suspend,
+                     __ATOMIC_RELEASE);
     for (size_t i = 0; i < t->experiment->n_points; i++) {
         const struct tracepoint *p = t->experiment->points[i];
 

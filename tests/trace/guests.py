@@ -184,6 +184,21 @@ def gdb_may_come_while_the_firmware_runs():
             require(num("$rip") < 2 ** 32)
 
 
+def backwards_tracepoints_do_not_count_and_then_do():
+    """This QEMU has recorded nothing, so that it refuses."""
+    with Guest() as g:
+        trace("add", "collect a")
+        ex("tstart")
+        g.run_turns(3)
+        for command in ("reverse-stepi", "reverse-continue"):
+            try:
+                ex(command)
+            except gdb.error:
+                pass
+        g.run_turns(3)
+        contains(ex("tstatus"), "Collected 12 trace frames")
+
+
 def extended_remote_works_as_well():
     with Guest(remote="extended-remote") as g:
         trace("add", "collect a")
@@ -203,5 +218,6 @@ main([
     tracing_goes_on_without_gdb,
     gdb_that_is_killed_leaves_a_guest_that_runs,
     gdb_may_come_while_the_firmware_runs,
+    backwards_tracepoints_do_not_count_and_then_do,
     extended_remote_works_as_well,
 ])

@@ -176,15 +176,34 @@ int launch_wait(struct launch *l, struct rhea_error *err)
     return 0;
 }
 
+/* QEMU may have to write much before it ends, so it is given time; but where it
+ * does not end at all, whoever tells us once more means it. */
+static int wait_for_end(pid_t pid)
+{
+    const struct timespec pause = {0, 50000000};
+    sigset_t again;
+    int status = 0;
+    pid_t got;
+
+    sigemptyset(&again);
+    sigaddset(&again, SIGINT);
+    sigaddset(&again, SIGTERM);
+    sigaddset(&again, SIGHUP);
+    while ((got = waitpid(pid, &status, WNOHANG)) == 0 ||
+           (got < 0 && errno == EINTR))
+        if (sigtimedwait(&again, NULL, &pause) > 0)
+            kill(pid, SIGKILL);
+    return status;
+}
+
 int launch_finish(struct launch *l, bool end)
 {
-    int status = 0, code = 0;
+    int status, code = 0;
 
     if (l->pid) {
         if (end)
             kill(l->pid, SIGTERM);
-        while (waitpid(l->pid, &status, 0) < 0 && errno == EINTR)
-            ;
+        status = wait_for_end(l->pid);
         code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     }
     if (l->stub[0])

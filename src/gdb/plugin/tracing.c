@@ -350,7 +350,8 @@ static void come(struct vcpu *v, const struct place *p)
 
     if (!p->n && !v->n_stepping)
         return;
-    if (!frames_is_running(frames_control(v->hit.frames))) {
+    if (!frames_is_running(frames_control(v->hit.frames)) ||
+        frames_is_paused(frames_control(v->hit.frames))) {
         v->n_stepping = 0;
         return;
     }
