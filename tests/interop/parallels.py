@@ -5,6 +5,7 @@ read and written by tests/lib/prl.py, with raw copies beside."""
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -135,6 +136,18 @@ class Parallels(tool.Case):
                     prl.disk_bytes(hds.size, [prl.read_hds('old')]), guest)
                 self.assertEqual(prl.read_hds('old').flags & 1, 0)
                 self.sound('old', 'parallels')
+
+    def test_clusters_elsewhere_than_the_header_says(self):
+        """The file grows when new clusters need it, and not otherwise."""
+        header = struct.pack('<16s5IQ3IQ', b'WithoutFreeSpace', 2, 16, 0, 8, 8,
+                             64, 0, 1, 0, 0)
+        table = struct.pack('<8I', 24, 32, *[0] * 6)
+        with open('elsewhere', 'wb') as file:
+            file.write((header + table).ljust(24 * 512, b'\0') + b'x' * 8192)
+        for i in range(3):
+            self.rhea_io('elsewhere', f'write -P {i + 1} 0 512')
+            self.assertEqual(os.stat('elsewhere').st_size, 40 * 512)
+        self.sound('elsewhere', 'parallels')
 
     def test_sizes(self):
         for seed in range(8):

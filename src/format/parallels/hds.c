@@ -177,8 +177,7 @@ static int open_header(struct hds *h, uint8_t header[HDS_HEADER],
     return 0;
 }
 
-/* An old image whose clusters do not lie where its header says goes on where
- * they do. */
+/* The first cluster tells. */
 static int open_find_grid(void *opaque, uint64_t index, uint32_t entry,
                           struct rhea_error *err)
 {
@@ -188,8 +187,27 @@ static int open_find_grid(void *opaque, uint64_t index, uint32_t entry,
     if (!hds_host_valid(h, hds_host(h, entry)))
         return 0;
     h->grid = hds_host(h, entry) % h->cluster_size;
-    h->blocks.file_end = hds_grid_up(h, h->blocks.file_end);
     return 1;
+}
+
+/* An old image whose clusters do not lie where its header says goes on where
+ * they do. Where nothing is checked its file grows no further than to the end
+ * of the last place; a check takes clusters that begin in the file for ones
+ * that it has cut off, on the header's grid, too. */
+static int open_grid(struct hds *h, unsigned flags, struct rhea_error *err)
+{
+    uint64_t end = h->blocks.file_end;
+    int ret = hds_each_entry(h, 0, open_find_grid, h, err);
+    if (ret <= 0)
+        return ret;
+    if (!(flags & RHEA_FORMAT_CHECK)) {
+        ret = rhea_storage_size(h->base.storage, &end, err);
+        if (ret < 0)
+            return ret;
+        end = RHEA_MAX(end, h->data_start);
+    }
+    h->blocks.file_end = hds_grid_up(h, end);
+    return 0;
 }
 
 /*
@@ -277,10 +295,8 @@ static int open_all(struct hds *h, const struct rhea_format_open *how,
     h->blocks.block_size = h->blocks.unit = h->cluster_size;
     ret = hds_extension_read(h, header, err);
     if (!ret && !h->extended &&
-        (how->flags & (RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK))) {
-        ret = hds_each_entry(h, 0, open_find_grid, h, err);
-        ret = RHEA_MIN(ret, 0);
-    }
+        (how->flags & (RHEA_FORMAT_WRITE | RHEA_FORMAT_CHECK)))
+        ret = open_grid(h, how->flags, err);
     if (!ret && (how->flags & RHEA_FORMAT_WRITE))
         ret = open_write(h, how->flags, err);
     return ret;

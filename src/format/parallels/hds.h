@@ -93,6 +93,7 @@ struct hds_gaps {
     struct bitmap used; /* a bit for a place, see hds_places; those past its end
                            are not looked at */
     uint64_t next;      /* none is free before this one */
+    uint64_t end;       /* of the last cluster that begins in the file */
     bool shared;        /* a place has two users: the image is damaged */
 };
 

@@ -47,9 +47,12 @@ static uint64_t gap_host(const struct hds *h, uint64_t place)
 
 static int gaps_use(void *opaque, uint64_t host, struct rhea_error *err)
 {
-    struct hds_gaps *g = &hds_of(opaque)->gaps;
+    struct hds *h = opaque;
+    struct hds_gaps *g = &h->gaps;
     uint64_t first, count;
     (void)err;
+    if (host < h->blocks.file_end)
+        g->end = RHEA_MAX(g->end, host + h->cluster_size);
     hds_places(opaque, host, &first, &count);
     if (first >= g->used.n_bits)
         return 0;
@@ -86,6 +89,10 @@ static int gaps_find(struct hds *h, struct rhea_error *err)
     for (size_t i = 0; !ret && i < h->ext.n_spare; i++)
         ret = gaps_use(h, h->ext.spare[i] & ~(uint64_t)1, err);
     g->shared = shared;
+    /* The file has cut off a cluster that is not on the grid: the next one goes
+     * behind it. */
+    if (!ret && g->end > h->blocks.file_end)
+        h->blocks.file_end = hds_grid_up(h, g->end);
     return ret;
 }
 
