@@ -304,16 +304,17 @@ static int check_extension(struct hds_checker *c, struct rhea_error *err)
 static int check_end(struct hds_checker *c, struct rhea_error *err)
 {
     struct hds *h = c->h;
+    bool fix = (c->fix & RHEA_FIX_LEAKS) && !c->out->corruptions;
     /* The first change of an image brings its file to the end of a place: up to
-     * the next one there is no room for a cluster, and nothing that is lost. */
-    uint64_t end = hds_grid_up(h, c->end);
+     * the next one there is no room for a cluster, and nothing that is lost.
+     * After repairs the places may be others. */
+    uint64_t end = fix ? c->end : hds_grid_up(h, c->end);
     c->out->image_end = c->end;
     /* An extension that is not known may have clusters anywhere. */
     if (c->file_size <= end ||
         ((h->ext.unknown || h->ext.broken) && !h->ext.stale))
         return 0;
     uint64_t count = div_up(c->file_size - end, h->cluster_size);
-    bool fix = (c->fix & RHEA_FIX_LEAKS) && !c->out->corruptions;
     check_tell(c->out, false,
                "%" PRIu64 " bytes at the end of the file are unused%s",
                c->file_size - c->end, fix ? "; cut off" : "");
