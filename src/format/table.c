@@ -226,16 +226,35 @@ int table_overwrite(struct table *t, uint64_t offset, uint64_t len,
     return 0;
 }
 
+/* How many of LEN bytes there are before the next dirty page. What one has is
+ * not yet in the file. */
+static uint64_t table_clean_run(struct table *t, uint64_t offset, uint64_t len)
+{
+    for (size_t i = 0; t->n_dirty && i < t->n_sets * TABLE_WAYS; i++) {
+        const struct table_page *page = &t->pages[i];
+        if (!page->is_dirty || page->offset + t->page_bytes <= offset)
+            continue;
+        if (page->offset <= offset) {
+            t->data_from = page->offset;
+            t->data_to = page->offset + t->page_bytes;
+            return 0;
+        }
+        len = RHEA_MIN(len, page->offset - offset);
+    }
+    return len;
+}
+
 uint64_t table_zero_run(struct table *t, uint64_t offset, uint64_t len)
 {
     bool hole;
     uint64_t run, size;
     struct rhea_error ignored;
     /* Where this cannot be told, the pages are read. */
-    if (t->n_dirty || (offset >= t->data_from && offset < t->data_to) ||
+    if ((offset >= t->data_from && offset < t->data_to) ||
         rhea_storage_size(t->storage, &size, &ignored))
         return 0;
-    if (offset >= size)
+    len = table_clean_run(t, offset, len);
+    if (!len || offset >= size)
         return len;
     if (rhea_storage_extent(t->storage, offset, len, &hole, &run, &ignored))
         return 0;

@@ -94,7 +94,7 @@ bool table_next_dirty(const struct table *t, size_t *cursor, uint64_t *offset,
                       const uint8_t **bytes, uint32_t *len);
 
 /* How many bytes from OFFSET on are known to be zero without reading them, at
- * most LEN: a hole of the file, or its end. 0 while anything is dirty. */
+ * most LEN: a hole of the file, or its end, up to the next dirty page. */
 uint64_t table_zero_run(struct table *t, uint64_t offset, uint64_t len);
 
 #endif
