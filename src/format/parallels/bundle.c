@@ -45,6 +45,9 @@ static int file_open(const struct bundle *b, const char *file, bool write,
         return rhea_error_set(err, EINVAL,
                               "the disk is made of other files, but is in no "
                               "folder");
+    if (!*last)
+        return rhea_error_set(err, EINVAL, "'%.300s' is no name of a file",
+                              file);
     int ret = b->files->open(b->files->opaque, foreign ? last : file, write,
                              out, err);
     if (ret == -ENOENT && foreign)
