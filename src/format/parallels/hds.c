@@ -177,36 +177,56 @@ static int open_header(struct hds *h, uint8_t header[HDS_HEADER],
     return 0;
 }
 
-/* The first cluster tells. */
+/* Clusters count that begin before END; the first one tells. */
+struct open_grid {
+    struct hds *h;
+    uint64_t end;
+};
+
 static int open_find_grid(void *opaque, uint64_t index, uint32_t entry,
                           struct rhea_error *err)
 {
-    struct hds *h = opaque;
+    struct open_grid *g = opaque;
+    uint64_t host = hds_host(g->h, entry);
     (void)index;
     (void)err;
-    if (!hds_host_valid(h, hds_host(h, entry)))
+    if (host < g->h->data_start || host >= g->end)
         return 0;
-    h->grid = hds_host(h, entry) % h->cluster_size;
+    g->h->grid = host % g->h->cluster_size;
     return 1;
 }
 
+/* What begins in the file, a check takes for a cluster that it has cut off, and
+ * lets the file grow to its end. */
+int hds_find_grid(struct hds *h, struct rhea_error *err)
+{
+    struct open_grid g = {.h = h};
+    int ret = rhea_storage_size(h->base.storage, &g.end, err);
+    if (!ret)
+        ret = hds_each_entry(h, 0, open_find_grid, &g, err);
+    if (ret > 0)
+        h->blocks.file_end = hds_grid_up(h, h->blocks.file_end);
+    return RHEA_MIN(ret, 0);
+}
+
 /* An old image whose clusters do not lie where its header says goes on where
- * they do. Where nothing is checked its file grows no further than to the end
- * of the last place; a check takes clusters that begin in the file for ones
- * that it has cut off, on the header's grid, too. */
+ * they do. Where nothing is checked only whole clusters count, and its file
+ * grows no further than to the end of the last place. */
 static int open_grid(struct hds *h, unsigned flags, struct rhea_error *err)
 {
-    uint64_t end = h->blocks.file_end;
-    int ret = hds_each_entry(h, 0, open_find_grid, h, err);
+    uint64_t end;
+    if (flags & RHEA_FORMAT_CHECK)
+        return hds_find_grid(h, err);
+    struct open_grid g = {.h = h};
+    if (h->blocks.file_end >= h->cluster_size)
+        g.end = h->blocks.file_end - h->cluster_size + 1;
+    int ret = hds_each_entry(h, 0, open_find_grid, &g, err);
     if (ret <= 0)
         return ret;
-    if (!(flags & RHEA_FORMAT_CHECK)) {
-        ret = rhea_storage_size(h->base.storage, &end, err);
-        if (ret < 0)
-            return ret;
-        end = RHEA_MAX(end, h->data_start);
-    }
-    h->blocks.file_end = hds_grid_up(h, end);
+    ret = rhea_storage_size(h->base.storage, &end, err);
+    if (ret < 0)
+        return ret;
+    h->blocks.file_end = hds_grid_up(h, RHEA_MAX(end, h->data_start));
     return 0;
 }
 

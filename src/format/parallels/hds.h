@@ -138,6 +138,8 @@ static inline struct hds *hds_of(struct rhea_format *f)
 bool hds_host_valid(const struct hds *h, uint64_t host);
 /* The first offset from OFFSET on at which a cluster can begin. */
 uint64_t hds_grid_up(const struct hds *h, uint64_t offset);
+/* For a check of an old image; anew where data_start has changed. */
+int hds_find_grid(struct hds *h, struct rhea_error *err);
 /* The offset of an entry's cluster in the file. */
 static inline uint64_t hds_host(const struct hds *h, uint32_t entry)
 {

@@ -226,6 +226,10 @@ static int check_before_start(struct hds_checker *c, struct rhea_error *err)
         c->n_below <= div_up(h->data_start - c->lowest, h->cluster_size)) {
         h->data_start = c->lowest;
         h->wrong_start = true;
+        /* Clusters count now that did not. */
+        hds_gaps_forget(h);
+        if (!h->extended)
+            ret = hds_find_grid(h, err);
     }
     return ret;
 }
