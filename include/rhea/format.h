@@ -386,6 +386,9 @@ struct rhea_format_ops {
      * when the check itself could be carried out. */
     int (*check)(struct rhea_format *f, unsigned fix, struct rhea_check *check,
                  struct rhea_error *err);
+    /* It counts rhea_check.lost, so that a look before a repair tells whether
+     * that would drop nearly all. */
+    bool counts_lost;
 
     /* Report every host range the image refers to, also those no guest offset
      * leads to. NULL: not convertible in place. */

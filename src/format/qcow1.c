@@ -295,6 +295,7 @@ const struct rhea_format_ops rhea_format_qcow = {
     .write_compressed = qcow1_write_compressed,
     .flush = qcow1_flush,
     .check = qcow1_check,
+    .counts_lost = true,
     .create = qcow1_create,
     .measure = qcow1_measure,
     .resize = qcow1_resize,

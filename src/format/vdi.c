@@ -240,6 +240,7 @@ const struct rhea_format_ops rhea_format_vdi = {
     .write_zeroes = vdi_write_zeroes,
     .flush = vdi_flush,
     .check = vdi_check,
+    .counts_lost = true,
     .create = vdi_create,
     .measure = vdi_measure,
     .resize = vdi_resize,

@@ -61,8 +61,10 @@ int rhea_image_check(struct rhea_image *image, unsigned fix,
         return rhea_error_set(err, ENOTSUP,
                               "'%s' is a %s image, which cannot be checked",
                               image->filename, ops->name);
-    int ret =
-        fix & RHEA_FIX_ERRORS ? check_first(image, check->progress, err) : 0;
+    int ret = 0;
+
+    if (fix & RHEA_FIX_ERRORS && ops->counts_lost)
+        ret = check_first(image, check->progress, err);
     return ret ? ret : ops->check(image->format, fix, check, err);
 }
 

@@ -419,6 +419,7 @@ const struct rhea_format_ops bundle_ops = {
     .discard = bundle_discard,
     .flush = bundle_flush,
     .check = bundle_check,
+    .counts_lost = true,
     .resize = bundle_resize,
     .snapshot_list = bundle_snapshot_list,
     .snapshot_create = bundle_snapshot_create,

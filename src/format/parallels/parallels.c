@@ -249,6 +249,7 @@ const struct rhea_format_ops rhea_format_parallels = {
     .discard = hds_discard,
     .flush = hds_flush,
     .check = hds_check,
+    .counts_lost = true,
     .create = parallels_create,
     .create_is_bundle = parallels_create_is_bundle,
     .measure = parallels_measure,

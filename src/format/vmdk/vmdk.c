@@ -68,6 +68,7 @@ const struct rhea_format_ops rhea_format_vmdk = {
     .write_packed = vmdk_write_packed,
     .flush = vmdk_flush,
     .check = vmdk_check,
+    .counts_lost = true,
     .create = vmdk_create,
     .measure = vmdk_measure,
     .resize = vmdk_resize,

@@ -318,6 +318,7 @@ const struct rhea_format_ops rhea_format_vpc = {
     .discard = vpc_discard,
     .flush = vpc_flush,
     .check = vpc_check,
+    .counts_lost = true,
     .create = vpc_create,
     .measure = vpc_measure,
     .resize = vpc_resize,
