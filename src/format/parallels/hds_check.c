@@ -355,7 +355,6 @@ static int check_begin(struct hds_checker *c, struct rhea_error *err)
     if (!ret)
         ret = copy_budget_init(&c->budget, h->base.storage, err);
     c->end = h->data_start;
-    c->old_size = c->file_size;
     c->limit = h->blocks.file_end;
     return ret;
 }
@@ -401,6 +400,9 @@ int hds_check(struct rhea_format *f, unsigned fix, struct rhea_check *check,
     int ret = fix ? blocks_change_begin(&h->blocks, err) : 0;
     if (fix)
         hds_gaps_forget(h);
+    /* A repair makes the file longer, but what was not there is lost. */
+    if (!ret)
+        ret = rhea_storage_size(h->base.storage, &c.old_size, err);
     if (!ret)
         ret = check_length(&c, err);
     if (!ret)
@@ -421,7 +423,9 @@ int hds_check_table(struct hds *h, uint64_t *faults, struct rhea_error *err)
 {
     struct rhea_check check = {0};
     struct hds_checker c = {.h = h, .out = &check};
-    int ret = check_table(&c, err);
+    int ret = rhea_storage_size(h->base.storage, &c.old_size, err);
+    if (!ret)
+        ret = check_table(&c, err);
     bitmap_finish(&c.used);
     *faults = check.corruptions;
     return ret;
