@@ -306,6 +306,27 @@ def several_at_one_address():
         del g
 
 
+def static_tracepoints_are_refused_and_fast_ones_are_not():
+    """gdb 13 would crash where it is told of a marker, see session_trace.c."""
+    with Guest() as g:
+        for command in ("strace add", "strace *look", "strace -m marker",
+                        "info static-tracepoint-markers"):
+            fails(command, "a guest has no markers for static tracepoints")
+        contains(ex("info tracepoints"), "No tracepoints")
+        fails("ftrace *0x7fffffff0000", "Cannot access memory")
+        # Of one byte, where a jump of five would have to be put.
+        trace("*bare_middle", "collect $_sdata, turns", before="ftrace")
+        ex("tstart")
+        last = g.run_turns(3)
+        fails("strace add", "a guest has no markers for static tracepoints")
+        contains(ex("tstatus"), "Trace is running")
+        ex("tstop")
+        equal(frames(), 3)
+        ex("tfind 2")
+        equal(num("turns"), last)
+        contains(ex("print $_sdata"), "= void")
+
+
 def tracepoints_set_while_tracing_runs():
     with Guest() as g:
         trace("add", "collect a")
@@ -559,6 +580,7 @@ main([
     notes_and_status,
     a_full_buffer_stops_and_a_circular_one_does_not,
     several_at_one_address,
+    static_tracepoints_are_refused_and_fast_ones_are_not,
     tracepoints_set_while_tracing_runs,
     breakpoints_work_as_before,
     conditions_are_evaluated_here,
