@@ -216,6 +216,9 @@ static int hear_stub(struct session *s, struct running *r,
             return 1;
         } else if ((packet[0] == 'O' && packet[1] != 'K') || packet[0] == 'F') {
             pass_on(s, packet, len);
+            ret = stub_hear(&s->stub, err);
+            if (ret < 0)
+                return ret;
         } else {
             s->stub.wire.dead = true;
             return rhea_error_set(err, EPROTO,

@@ -10,7 +10,7 @@
 
 enum {
     TRANSFER_MAX = 4 << 20, /* bytes of an object, or of a command's output */
-    DRAIN = 16,             /* stops that nobody asked for */
+    DRAIN = 16, /* stops that nobody asked for, and packets in their place */
 };
 
 /* --- packets ------------------------------------------------------------- */
@@ -372,20 +372,34 @@ int stub_resume(struct stub *s, const void *payload, size_t len,
     if (ret < 0)
         return fail(s, err);
     s->running = true;
+    s->interrupts = 0;
+    s->unheard = false;
     return 0;
 }
 
+/* Where QEMU waits for an acknowledgement it takes the first byte as that, and
+ * would so take 0x03. Where it does not, it stops at the first byte, and tells
+ * of it only if that is 0x03 (from 8.1 on). */
 int stub_interrupt(struct stub *s, struct rhea_error *err)
 {
-    /* QEMU takes the first byte as the acknowledgement that it may still wait
-     * for, and would take 0x03 as that as well. */
     const uint8_t bytes[] = {'+', PACKET_INTERRUPT_BYTE};
-    size_t skip = s->wire.no_ack;
+    size_t skip = s->wire.no_ack || !s->unheard;
     int ret;
 
+    s->interrupts++;
+    s->unheard = false;
     wire_queue_bytes(&s->wire, bytes + skip, sizeof(bytes) - skip);
     ret = wire_flush(&s->wire, s->timeout, err);
     return ret < 0 ? fail(s, err) : 0;
+}
+
+/* An interrupt that came to QEMU behind the packet has been swallowed. */
+int stub_hear(struct stub *s, struct rhea_error *err)
+{
+    s->unheard = true;
+    if (!s->interrupts || s->interrupts > DRAIN || s->wire.no_ack)
+        return 0;
+    return stub_interrupt(s, err);
 }
 
 int stub_wait(struct stub *s, int timeout, struct rhea_error *err)
@@ -395,13 +409,18 @@ int stub_wait(struct stub *s, int timeout, struct rhea_error *err)
     size_t len;
     int ret;
 
-    do {
+    for (;;) {
         int left = timeout;
 
         if (timeout >= 0)
             left = (int)RHEA_MAX(until - wire_now(), (int64_t)0);
         ret = receive(s, left, &packet, &len, err);
-    } while (ret == 0 && !stub_is_stop(s, packet, len));
+        if (ret < 0 || stub_is_stop(s, packet, len))
+            break;
+        ret = stub_hear(s, err);
+        if (ret < 0)
+            break;
+    }
     if (ret < 0 && ret != -ETIMEDOUT)
         return fail(s, err);
     return ret;

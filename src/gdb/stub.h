@@ -6,7 +6,8 @@
  * The stub takes any byte that comes while the guest runs as a wish to stop it.
  * So nothing is ever sent behind a resume but stub_interrupt, acknowledgements
  * included: QEMU's stub does without them, since the next packet's `$` counts
- * as one. Where the server has a mode without acknowledgements, it is used.
+ * as one, and from 8.1 on does not tell of a stop before which it got one.
+ * Where the server has a mode without acknowledgements, it is used.
  *
  * While the guest is stopped, packets may be queued one behind the other and
  * their answers taken in the same order.
@@ -26,7 +27,9 @@ enum { STUB_TIMEOUT = 30000 /* ms, of an answer, by default */ };
 struct stub {
     struct wire wire;
     int timeout;
-    bool running; /* a resume was sent and no stop has come */
+    bool running;        /* a resume was sent and no stop has come */
+    unsigned interrupts; /* since then, how often it was asked to stop */
+    bool unheard; /* since then, a packet has come: it waits for our word */
     bool vcont;   /* has vCont;c and vCont;s */
     bool no_run;  /* it told that the program has exited */
     size_t packet_size;
@@ -74,6 +77,8 @@ int stub_resume(struct stub *s, const void *payload, size_t len,
 /* A packet came while it ran: whether it says that the guest has stopped, which
  * is noted. Others are console output and the like. */
 bool stub_is_stop(struct stub *s, const char *packet, size_t len);
+/* One of these came. */
+int stub_hear(struct stub *s, struct rhea_error *err);
 /* Ask it to stop; the stop reply comes by itself. */
 int stub_interrupt(struct stub *s, struct rhea_error *err);
 /* Wait for a stop, TIMEOUT milliseconds at most (-ETIMEDOUT); what comes before

@@ -236,6 +236,39 @@ def noise_after_an_interrupt():
             b.must_end("does not stop the guest")
 
 
+def interrupted_as_qemu_is_from_8_1_on(output):
+    """It stops at any byte, and tells of it only if that was 0x03; but a byte
+    that comes while it waits for an acknowledgement is swallowed. OUTPUT: when
+    it writes something for gdb, which is to be acknowledged."""
+    def spoil(stub, packet, answer):
+        if not resumes(packet):
+            return frame(answer)
+        read = stub.connection.recv
+        if output == "while it runs":
+            stub.send(frame(b"O61"))
+        elif output == "as it is interrupted":
+            judge.require(read(1) == b"\x03")
+            stub.send(frame(b"O61"))
+        while output and read(1) != b"+":
+            pass
+        return frame(b"T02thread:01;") if read(1) == b"\x03" else b""
+    return spoil
+
+
+def an_interrupt_is_all_that_a_running_guest_gets():
+    for output in ("", "while it runs", "as it is interrupted"):
+        with Bed() as b:
+            b.spoil = interrupted_as_qemu_is_from_8_1_on(output)
+            b.client.send(b"vCont;c")
+            time.sleep(0.1)
+            b.client.packets.socket.sendall(b"\x03")
+            reply = b.answer_or_end()
+            judge.require(reply and reply[:3] == b"T02", output, reply,
+                          b.output)
+            judge.require(b.output == b"a" * bool(output), b.output)
+            b.spoil = None
+
+
 def notifications_are_no_stops():
     def spoil(stub, packet, answer):
         del stub
@@ -415,6 +448,7 @@ sys.exit(tap.main([
     hanging_up_while_it_runs,
     output_without_end,
     noise_after_an_interrupt,
+    an_interrupt_is_all_that_a_running_guest_gets,
     notifications_are_no_stops,
     a_guest_that_only_hits_tracepoints_can_be_stopped,
     a_step_that_was_not_made_prints_nothing_again,
