@@ -33,6 +33,8 @@ TRACE = os.environ.get("RHEA_TRACE") or os.path.join(
 # How hits are to be noticed; "auto" is the plugin, for guests that we start.
 WAY = os.environ.get("RHEA_TRACE_WAY") or "auto"
 PLUGIN = WAY in ("auto", "plugin")
+# The QEMU that scripts/newer-qemu fetches, and not the one that is installed.
+NEWER = bool(os.environ.get("RHEA_TRACE_NEWER_QEMU"))
 # What gdb itself says goes to a file; results go where the output was to go.
 _out = None
 _scratch = tempfile.mkdtemp(prefix="trace-")
@@ -223,6 +225,13 @@ def main(tests, after=None):
                     "set print thread-events off", "set debuginfod enabled off",
                     "set breakpoint pending off"):
         ex(command)
+    if NEWER:
+        try:
+            guest_images.use_newer_qemu()
+        except guest_images.NotThere as e:
+            print("1..0 # SKIP " + str(e), flush=True)
+            clean()
+            os._exit(0)
     names = sys.argv[1:]
     tests = [t for t in tests
              if not names or any(n in t.__name__ for n in names)]

@@ -12,7 +12,7 @@ from bed import equal, ex, go, num, scratch, tap
 def kernel():
     try:
         return guest_images.debian_kernel()
-    except guest_images.NoKernel as e:
+    except guest_images.NotThere as e:
         raise tap.Skip(str(e)) from e
 
 

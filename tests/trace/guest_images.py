@@ -11,8 +11,8 @@ FLAGS = {
 }
 
 
-class NoKernel(Exception):
-    """There is none; the reason."""
+class NotThere(Exception):
+    """What Debian has is not there; the reason."""
 
 
 def bare_metal(folder, bits=64, source="guest.c"):
@@ -35,13 +35,23 @@ def bare_metal(folder, bits=64, source="guest.c"):
     return name, name + ".bin"
 
 
-def debian_kernel():
-    found = subprocess.run([os.path.join(SOURCE, "scripts/debian-kernel")],
+def fetched(script):
+    """The path that one of the project's scripts prints."""
+    found = subprocess.run([os.path.join(SOURCE, "scripts", script)],
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                            encoding="utf-8", check=False)
     if found.returncode:
-        raise NoKernel(found.stderr.strip())
+        raise NotThere(" ".join(found.stderr.split()))
     return found.stdout.strip()
+
+
+def debian_kernel():
+    return fetched("debian-kernel")
+
+
+def use_newer_qemu():
+    """Every QEMU that is started from now on."""
+    os.environ["PATH"] = fetched("newer-qemu") + ":" + os.environ["PATH"]
 
 
 def archive(files):

@@ -12,7 +12,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import gdb  # noqa: E402 pylint: disable=import-error
-from bed import (TRACE, Guest, build, contains, die_with_parent,  # noqa: E402
+from bed import (NEWER, TRACE, Guest, build, contains, die_with_parent,  # noqa: E402
                  equal, ex, go, judge, main, match, num,
                  require, scratch, tap, trace)
 
@@ -134,6 +134,18 @@ def code_at_two_addresses():
             equal(num("$rip"), other if i < 30 or i % 2 else other - 2 ** 39)
         contains(ex("info tracepoints"), "already hit 30 times")
         del two
+
+
+def it_tells_how_registers_are_read():
+    with Guest() as g:
+        major = int(match(ex("monitor info version"), r"^(\d+)\.").group(1))
+        require(major >= 9 or not NEWER, "QEMU %d" % major)
+        contains(ex("monitor rhea"), "registers by QEMU's plugin API"
+                 if major >= 9 else "registers as QEMU 7.2 keeps them")
+        trace("add")
+        ex("tstart")
+        contains(ex("tstatus"), "way: plugin")
+        del g
 
 
 def steps_go_through_blocks():
@@ -373,6 +385,7 @@ main([
     registers_that_qemu_computes_are_not_those_of_before,
     a_repeated_instruction_is_passed_once,
     code_at_two_addresses,
+    it_tells_how_registers_are_read,
     steps_go_through_blocks,
     one_thread_for_all_processors,
     nothing_runs_after_tracing,
