@@ -246,27 +246,50 @@ static int parse_memory(struct packet_cursor *c, struct action *a,
     return 0;
 }
 
+/* A constant of an expression, which was verified; false where there is none. */
+static bool skip_constant(const uint8_t **at, uint64_t *value)
+{
+    const uint8_t *p = *at;
+    unsigned opcode = *p++;
+
+    if (opcode < AX_CONST8 || opcode > AX_CONST64)
+        return false;
+    *value = 0;
+    for (size_t left = (size_t)1 << (opcode - AX_CONST8); left; left--)
+        *value = *value << 8 | *p++;
+    *at = p;
+    return true;
+}
+
 /* `collect *(T *) $REG` is an expression in gdb's eyes, and what is traced
- * most: a register's value, a length, `trace`. It is memory in ours. */
+ * most: a register's value, which gdb extends to the 64 bits that it has, an
+ * offset where there is one, a length, `trace`. It is memory in ours. */
 static void find_memory(struct action *a)
 {
-    const struct expression *x = &a->expression;
-    size_t digits;
-    uint64_t size = 0;
+    const uint8_t *p = a->expression.code;
+    unsigned base;
+    uint64_t first, size, offset = 0;
 
-    if (x->len < 6 || x->code[0] != AX_REG || x->code[3] < AX_CONST8 ||
-        x->code[3] > AX_CONST32)
+    if (*p != AX_REG)
         return;
-    digits = (size_t)1 << (x->code[3] - AX_CONST8);
-    if (x->len != 4 + digits + 2 || x->code[4 + digits] != AX_TRACE ||
-        x->code[5 + digits] != AX_END)
+    base = load_be16(p + 1);
+    p += 3;
+    if (*p == AX_EXT && p[1] == 64)
+        p += 2;
+    if (!skip_constant(&p, &first))
         return;
-    for (size_t i = 0; i < digits; i++)
-        size = size << 8 | x->code[4 + i];
-    if (size > EXPERIMENT_MAX_COLLECT)
+    size = first;
+    if (*p == AX_ADD) {
+        offset = first;
+        p++;
+        if (!skip_constant(&p, &size))
+            return;
+    }
+    if (*p != AX_TRACE || p[1] != AX_END || size > EXPERIMENT_MAX_COLLECT)
         return;
     a->kind = ACTION_MEMORY;
-    a->base = load_be16(x->code + 1);
+    a->base = (int)base;
+    a->offset = offset;
     a->size = size;
 }
 

@@ -103,13 +103,19 @@ static void a_register_s_memory_needs_no_expression(void)
     static const struct {
         const char *text;
         uint64_t size; /* 0: it is no memory to us */
+        uint64_t offset;
     } cases[] = {
-        {"X7,26000522400c27", 64},
-        {"X8,2600052301000c27", 256},
-        {"Xa,26000524001000000c27", 1 << 20},
-        {"Xa,26000524001000010c27", 0},
-        {"X9,26000522400c220027", 0},
-        {"X7,26000522402f27", 0},
+        {"X7,26000522400c27", 64, 0},
+        {"X9,260005164022400c27", 64, 0},
+        {"X8,2600052301000c27", 256, 0},
+        {"Xa,26000524001000000c27", 1 << 20, 0},
+        {"Xa,260005220c0222400c27", 64, 12},
+        {"X13,260005164025fffffffffffffff80222400c27", 64, (uint64_t)-8},
+        {"Xa,26000524001000010c27", 0, 0},
+        {"X9,26000522400c220027", 0, 0},
+        {"X9,260005162022400c27", 0, 0},
+        {"Xa,260005220c0322400c27", 0, 0},
+        {"X7,26000522402f27", 0, 0},
     };
     enum { N = sizeof(cases) / sizeof(cases[0]) };
     struct experiment *e = new_experiment();
@@ -133,7 +139,7 @@ static void a_register_s_memory_needs_no_expression(void)
         CHECK_STR(a->text, cases[i].text);
         if (cases[i].size) {
             CHECK_EQ(a->base, 5);
-            CHECK_EQ(a->offset, 0);
+            CHECK_EQ(a->offset, cases[i].offset);
             CHECK_EQ(a->size, cases[i].size);
         }
     }
