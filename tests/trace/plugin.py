@@ -109,6 +109,20 @@ def a_repeated_instruction_is_passed_once():
         ex("tstart")
         g.run_turns(50)
         ex("tstop")
+        equal(frames(), 200)
+        for i in range(200):
+            ex("tfind %d" % i)
+            equal(num("$rcx"), 0 if i % 4 else 5)
+
+
+def a_repeated_instruction_that_does_nothing_is_passed_too():
+    """Its count is one less than that of the last time that the one before it
+    was begun anew."""
+    with Guest() as g:
+        trace("*exact_repeated", "collect $rcx")
+        ex("tstart")
+        g.run_turns(50)
+        ex("tstop")
         equal(frames(), 100)
         for i in range(100):
             ex("tfind %d" % i)
@@ -384,6 +398,7 @@ main([
     all_registers_are_as_the_stub_has_them,
     registers_that_qemu_computes_are_not_those_of_before,
     a_repeated_instruction_is_passed_once,
+    a_repeated_instruction_that_does_nothing_is_passed_too,
     code_at_two_addresses,
     it_tells_how_registers_are_read,
     steps_go_through_blocks,

@@ -57,7 +57,7 @@ __attribute__((naked, noinline)) void bare(void)
 
 /* At exact_middle, eax is n + 7 and ecx three times that; then the flags are
  * those of eax - 100, and edx is as it comes. The repeated instruction stores
- * five bytes. */
+ * five bytes, and then, somewhere else, none. */
 __attribute__((naked, noinline)) void exact(void)
 {
     /* edi is to be kept where there are 32 bits only. */
@@ -76,6 +76,9 @@ __attribute__((naked, noinline)) void exact(void)
                      "exact_repeated:\n"
                      "rep stosb\n"
                      "exact_end:\n"
+                     "cmpl $exact_bytes + 5, %edi\n"
+                     "movl $exact_bytes + 100, %edi\n"
+                     "je exact_repeated\n"
                      "movl exact_saved, %edi\n"
                      "ret\n"
                      ".data\n.globl exact_bytes\n"
