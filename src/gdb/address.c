@@ -55,6 +55,10 @@ static int find_host(const char *address, bool passive, struct addrinfo **list,
     }
     memcpy(host, address, len);
     host[len] = 0;
+    /* getaddrinfo takes any number, modulo 65536. */
+    if (strtoul(colon + 1, NULL, 10) > UINT16_MAX)
+        return rhea_error_set(err, EINVAL, "%s: a port is %d at most", address,
+                              UINT16_MAX);
     /* Nobody but this machine may debug the guest, unless asked for. */
     ret = getaddrinfo(len ? host : "127.0.0.1", colon + 1, &hints, list);
     if (ret)

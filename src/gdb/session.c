@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -124,6 +126,7 @@ int session_open(struct session *s, const struct session_how *how,
 
     *s = (struct session){.how = *how,
                           .listener = -1,
+                          .turned_away = -1,
                           .frame = -1,
                           .gdb = {.fd = -1, .dead = true}};
     ret = open_stub(s, err);
@@ -211,7 +214,10 @@ void session_close(struct session *s)
     free(s->lines);
     view_finish(&s->view);
     description_finish(&s->description);
-    *s = (struct session){.listener = -1, .gdb = {.fd = -1, .dead = true}};
+    if (s->turned_away >= 0)
+        close(s->turned_away);
+    *s = (struct session){
+        .listener = -1, .turned_away = -1, .gdb = {.fd = -1, .dead = true}};
 }
 
 bool session_is_foreign(const struct session *s, const char *thread)
@@ -221,8 +227,25 @@ bool session_is_foreign(const struct session *s, const char *thread)
     return !s->is_qemu && s->process && process && process != s->process;
 }
 
-int session_accept(struct session *s, int fd)
+/* A gdb whose machine is gone says nothing, and keeps others out: the system
+ * asks for a sign of life, after a minute of silence. */
+static void watch_over(int fd)
 {
+    static const int on = 1, idle = 60, pause = 10, tries = 3;
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &pause, sizeof(pause));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof(tries));
+}
+
+int session_accept(struct session *s)
+{
+    int fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (fd < 0)
+        return -EAGAIN;
+    watch_over(fd);
     if (wire_init(&s->gdb, fd, false, NULL) < 0)
         return -ENOMEM;
     s->gdb_serial++;
@@ -230,6 +253,30 @@ int session_accept(struct session *s, int fd)
     s->packet_waits = false;
     s->frame = -1;
     return 0;
+}
+
+/* There is one already. The newcomer gets a reason, once it has asked its first
+ * question (what comes before that, it throws away), and the end of the
+ * connection; it is closed with the next one, so that the reason is read. */
+void session_turn_away(struct session *s)
+{
+    enum { PATIENCE = 300 /* ms for its question */ };
+    static const char reason[] = "E.another gdb is connected to rhea-trace";
+    struct pollfd p = {.fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC),
+                       .events = POLLIN};
+    struct packet_text text = {0};
+
+    if (p.fd < 0)
+        return;
+    if (s->turned_away >= 0)
+        close(s->turned_away);
+    s->turned_away = p.fd;
+    packet_puts(&text, "+");
+    packet_put_frame(&text, reason, sizeof(reason) - 1);
+    if (poll(&p, 1, PATIENCE) > 0 && !text.failed)
+        (void)send(p.fd, text.data, text.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    packet_text_finish(&text);
+    (void)shutdown(p.fd, SHUT_WR);
 }
 
 /* --- packets ------------------------------------------------------------- */
@@ -440,13 +487,18 @@ static int lose_gdb(struct session *s, struct rhea_error *err)
 /* Wait until FD has something, while the guest stands still. */
 static int wait_for(struct session *s, int fd, struct rhea_error *err)
 {
-    struct pollfd p[2] = {{.fd = fd, .events = POLLIN},
-                          {.fd = s->stub.wire.fd, .events = POLLIN}};
+    int others = fd == s->listener ? -1 : s->listener;
+    struct pollfd p[3] = {{.fd = fd, .events = POLLIN},
+                          {.fd = s->stub.wire.fd, .events = POLLIN},
+                          {.fd = others, .events = POLLIN}};
 
     if (s->how.stop && *s->how.stop)
         return -EINTR;
-    if (ppoll(p, 2, NULL, s->how.signals) < 0)
+    if (ppoll(p, 3, NULL, s->how.signals) < 0)
         return errno == EINTR ? 0 : -errno;
+    /* gdb may just have gone. */
+    if (p[2].revents && !p[0].revents)
+        session_turn_away(s);
     if (p[1].revents) {
         /* It has nothing to say now, so it is going; or it tells of a stop that
          * we know of. */
@@ -462,17 +514,14 @@ static int wait_for(struct session *s, int fd, struct rhea_error *err)
 
 static int serve_nobody(struct session *s, struct rhea_error *err)
 {
-    int ret, fd;
+    int ret;
 
     if (s->was_running)
         return run_on(s, err);
     ret = wait_for(s, s->listener, err);
-    if (ret <= 0)
-        return ret;
-    fd = accept(s->listener, NULL, NULL);
-    if (fd >= 0)
-        (void)session_accept(s, fd);
-    return 0;
+    if (ret > 0)
+        (void)session_accept(s);
+    return ret < 0 ? ret : 0;
 }
 
 static int serve_gdb(struct session *s, struct rhea_error *err)
@@ -497,6 +546,20 @@ static int serve_gdb(struct session *s, struct rhea_error *err)
     return ret < 0 ? ret : 0;
 }
 
+/* So says what becomes of the trace. */
+static void note_end(struct session *s)
+{
+    static const char text[] = "the guest has ended";
+    struct tracer *t = &s->tracer;
+
+    if (!tracer_is_running(t))
+        return;
+    (void)experiment_note(t->experiment, NOTE_STOP, text, sizeof(text) - 1,
+                          NULL);
+    (void)frames_publish(t->frames, t->experiment, NULL);
+    frames_stop(t->frames, FRAMES_STOPPED, 0, NULL);
+}
+
 int session_serve(struct session *s, struct rhea_error *err)
 {
     int ret = 0;
@@ -505,8 +568,8 @@ int session_serve(struct session *s, struct rhea_error *err)
         s->how.ready(s->how.opaque, s->address);
     while (ret == 0)
         ret = s->gdb.fd < 0 ? serve_nobody(s, err) : serve_gdb(s, err);
-    /* The guest has ended. */
-    if (s->stub.wire.dead && ret == -ECONNRESET)
-        return 0;
-    return ret;
+    if (!s->stub.wire.dead || ret != -ECONNRESET)
+        return ret;
+    note_end(s);
+    return 0;
 }

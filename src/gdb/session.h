@@ -69,6 +69,7 @@ struct session {
     int listener;
     char address[256]; /* where we listen */
     struct wire gdb;   /* fd -1: none is connected */
+    int turned_away;   /* the last gdb that came too late; -1: none */
     bool is_qemu, is_kvm;
     unsigned gdb_serial; /* of that connection */
     unsigned n_uploads;  /* how often it has asked for all tracepoints */
@@ -154,8 +155,10 @@ int session_run(struct session *s, const char *packet, size_t len,
 /* Whether a thread belongs to another process than the one that is traced, a
  * child of it say: its breakpoints and stops are between gdb and the stub. */
 bool session_is_foreign(const struct session *s, const char *thread);
-/* A connection to our socket is gdb's. Takes FD over. */
-int session_accept(struct session *s, int fd);
+/* Somebody connects to our socket: it is gdb, or, where there is one already, a
+ * gdb that is told so. */
+int session_accept(struct session *s);
+void session_turn_away(struct session *s);
 
 /* session_watch.c: `monitor rhea COMMAND`; what it says goes to OUT. And have
  * tracepoints watch what they were told to. */

@@ -160,11 +160,7 @@ static int hear_gdb(struct session *s, struct running *r,
 static int hear_listener(struct session *s, struct running *r,
                          struct rhea_error *err)
 {
-    int fd = accept(s->listener, NULL, NULL);
-
-    if (fd < 0)
-        return 0;
-    if (session_accept(s, fd) < 0)
+    if (session_accept(s) < 0)
         return 0;
     return ask_to_stop(s, r, err);
 }
@@ -257,9 +253,10 @@ static int wait_for_stop(struct session *s, struct running *r,
 
     for (;;) {
         bool gdb = s->gdb.fd >= 0, pending;
-        struct pollfd p[2] = {
+        struct pollfd p[3] = {
             {.fd = s->stub.wire.fd, .events = POLLIN},
-            {.fd = gdb ? s->gdb.fd : s->listener, .events = POLLIN}};
+            {.fd = gdb ? s->gdb.fd : s->listener, .events = POLLIN},
+            {.fd = gdb ? s->listener : -1, .events = POLLIN}};
         int ret, timeout = -1;
 
         pending = gdb && !r->interrupt && s->gdb.at < s->gdb.len;
@@ -268,7 +265,7 @@ static int wait_for_stop(struct session *s, struct running *r,
             until = wire_now() + s->how.timeout;
         if (until >= 0)
             timeout = (int)RHEA_MAX(until - wire_now(), (int64_t)0);
-        ret = pending ? 1 : wait_some(s, p, r->interrupt ? 1 : 2, timeout);
+        ret = pending ? 1 : wait_some(s, p, r->interrupt ? 1 : 3, timeout);
         if (ret < 0 && errno != EINTR)
             return rhea_error_errno(err, errno, "cannot wait for the guest");
         if (s->how.stop && *s->how.stop)
@@ -280,6 +277,8 @@ static int wait_for_stop(struct session *s, struct running *r,
         }
         if (ret < 0)
             continue;
+        if (p[2].revents && !p[1].revents && !pending)
+            session_turn_away(s);
         if (p[0].revents && (ret = hear_stub(s, r, err)) != 0)
             return ret < 0 ? ret
                            : hear_other(s, r, pending || p[1].revents, err);

@@ -108,6 +108,8 @@ void status_describe(const struct status *s, char *buf, size_t room)
     else if (!strcmp(s->stop, "tpasscount"))
         snprintf(buf, room, "stopped by the pass count of tracepoint %" PRIu64,
                  s->point);
+    else if (s->text[0] && !strcmp(s->stop, "tstop"))
+        snprintf(buf, room, "stopped: %s", s->text);
     else if (s->text[0])
         snprintf(buf, room, "%s: %s", text, s->text);
     else

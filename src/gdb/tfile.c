@@ -162,6 +162,12 @@ static void put_counters(struct frames *f, const struct experiment *e,
     }
 }
 
+/* Why writing has failed; positive. */
+static int save_error(void)
+{
+    return errno ? errno : EIO;
+}
+
 /* Only what gdb understands: it stops at lines that it does not know. */
 static int put_head(struct frames *f, const struct experiment *e, FILE *file)
 {
@@ -177,7 +183,7 @@ static int put_head(struct frames *f, const struct experiment *e, FILE *file)
     put_counters(f, e, file);
     experiment_save_description(e, file);
     fputc('\n', file);
-    return ferror(file) ? -EIO : 0;
+    return ferror(file) ? -save_error() : 0;
 }
 
 static int put_frames(struct frames *f, const struct experiment *e, FILE *file)
@@ -200,9 +206,9 @@ static int put_frames(struct frames *f, const struct experiment *e, FILE *file)
         }
         tfile_put_frame(&frame, &e->layout, buf);
         if (fwrite(buf, size, 1, file) != 1)
-            return -EIO;
+            return -save_error();
     }
-    return fwrite(&end, sizeof(end), 1, file) == 1 ? 0 : -EIO;
+    return fwrite(&end, sizeof(end), 1, file) == 1 ? 0 : -save_error();
 }
 
 int tfile_save(struct frames *f, const struct experiment *e, const char *path,
@@ -219,6 +225,7 @@ int tfile_save(struct frames *f, const struct experiment *e, const char *path,
     if (!file)
         return rhea_error_errno(err, errno, "cannot make %s", temporary);
     (void)fchmod(fd, 0644);
+    errno = 0;
     ret = put_head(f, e, file);
     if (ret == 0)
         ret = put_frames(f, e, file);

@@ -379,7 +379,11 @@ def qemu_that_is_killed_leaves_whole_frames():
             time.sleep(0.2 + 0.1 * turn)
             g.qemu.kill()
             g.trace.wait(60)
-            require(is_whole(g.file) in ("tstop", "tunknown"))
+            require(is_whole(g.file) == "tstop")
+            contains(subprocess.check_output([TRACE, "report", g.file,
+                                              "--frames", "0"],
+                                             encoding="utf-8"),
+                     "trace: stopped: the guest has ended\n")
 
 
 def all_that_is_killed_leaves_whole_frames():

@@ -143,8 +143,12 @@ def a_guest_that_is_not_ours_runs_on():
             time.sleep(0.01)
         time.sleep(1)
         for end in (("--count", "30"), ("--for", "0.3")):
-            record("--stub", stub, "--at", "0x%x" % address("add"), "--collect",
-                   "0x%x,8" % address("turns"), "-o", out, *end, guest=False)
+            text = record("--stub", stub, "--at", "0x%x" % address("add"),
+                          "--collect", "0x%x,8" % address("turns"), "-o", out,
+                          *end, guest=False)
+            contains(text, "each hit will stop the guest for a moment: there is "
+                     "no plugin of rhea-trace in QEMU")
+            match(text, r"-plugin /.*librhea-trace-plugin\.so\n")
             values = [number(f["memory"][0]) for f in frames(out)[1]]
             require(len(values) > 5, values)
             # Each call is there, two a turn.
@@ -159,6 +163,10 @@ def a_guest_that_is_not_ours_runs_on():
             ex("target remote " + stub)
             require(int(ex("output turns")) > first, "it stands still")
             ex("detach")
+        # Nor is it done without, where it was asked for.
+        contains(record("--stub", stub, "-u", scratch("missing"), "--at", "0x10",
+                        "-o", scratch("none.tf"), code=1, guest=False),
+                 "there is no plugin of rhea-trace in QEMU")
     finally:
         guest.kill()
         guest.wait()
@@ -207,8 +215,15 @@ def mistakes_are_named():
         contains(record("-o", out, *arguments, code=code), part)
     require(not os.path.exists(out), "a file was made")
     contains(record("--at", "add", code=2, guest=False), "--stub")
-    contains(record("--at", "add", "-o", "/nonexistent/x", "-n", "1", "-y", elf,
+    contains(record("--at", "add", "-o", "/nonexistent/x", "-y", elf, code=2),
+             "no file can be made there: No such file")
+    # What cannot be saved stays where it is.
+    contains(record("--at", "add", "-o", scratch(""), "-n", "1", "-y", elf,
                     code=1), "the trace frames are in")
+    for option in ("--stub", "-s"):
+        for port in ("65536", "99999", "99999999999999999999"):
+            contains(record("--at", "0x10", option, "localhost:" + port, code=1,
+                            guest=False), "a port is 65535 at most")
     with open(scratch("trace.tf"), "w", encoding="ascii") as f:
         f.write("mine")
     contains(record("--at", "add", code=2), "is there already")

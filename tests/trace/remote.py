@@ -145,9 +145,20 @@ def is_listened_on(path):
                    if line.rstrip("\n").endswith(" " + path))
 
 
-def start_trace(folder, stub, *options, more=None):
+def can_connect(address):
+    """And leaves at once."""
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port))).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def start_trace(folder, stub, *options, more=None, listen=None):
     """rhea-trace in front of STUB, a port or a path; the process and where it
-    listens. MORE is called in the new process before it begins."""
+    listens: at LISTEN, an address, or a path. MORE is called in the new process
+    before it begins."""
     def prepare():
         die_with_parent()
         if more:
@@ -156,14 +167,14 @@ def start_trace(folder, stub, *options, more=None):
     path = os.path.join(folder, "gdb")
     log = open(os.path.join(folder, "log"), "wb")
     p = subprocess.Popen(
-        [os.environ["RHEA_TRACE"], "-q", "-l", path, "-f",
+        [os.environ["RHEA_TRACE"], "-q", "-l", listen or path, "-f",
          os.path.join(folder, "frames"), "-s",
          "localhost:%d" % stub if isinstance(stub, int) else stub] +
         list(options), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         preexec_fn=prepare)
     log.close()
     end = time.monotonic() + 60
-    while not is_listened_on(path):
+    while not (can_connect(listen) if listen else is_listened_on(path)):
         if p.poll() is not None or time.monotonic() > end:
             break
         time.sleep(0.005)

@@ -3,6 +3,7 @@
 whichever file it is in and whichever form it takes."""
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -150,7 +151,7 @@ def text_is_for_people():
     with Traced() as t:
         for path in (t.ring, t.local):
             text = report(path)[0]
-            contains(text, 'trace: stopped on request: that is "all"\n')
+            contains(text, 'trace: stopped: that is "all"\n')
             contains(text, "tracepoint %d at 0x%x (add): %d hits\n  if b < 3\n"
                      % (t.add, t.pc["add"], 2 * TURNS))
             contains(text, "variable $seen, at first 5\n")
@@ -229,6 +230,10 @@ def run_gdb(*commands):
     return p.stdout
 
 
+def files_are_small():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
 def a_trace_opens_after_everything_was_killed():
     """The file of frames of the day it was, and what gdb makes of it."""
     # By the stub, which does not fill the buffer in this time.
@@ -255,6 +260,14 @@ def a_trace_opens_after_everything_was_killed():
         contains(text, "Collected %d trace frames" % len(frames))
         contains(text, "$1 = %d\n$2 = 2" % (first + 3))
         equal(report_json(out)[1][7]["memory"], frames[7]["memory"])
+        # Python leaves the signal ignored.
+        p = subprocess.run([TRACE, "report", "--tfile", scratch("big.tf"),
+                            g.file], check=False, stderr=subprocess.PIPE,
+                           encoding="utf-8", restore_signals=False,
+                           preexec_fn=files_are_small)
+        equal(p.returncode, 1)
+        contains(p.stderr, "big.tf: File too large")
+        require(not [n for n in os.listdir(scratch("")) if "big.tf" in n])
         # Pages that did not get to the disk: those frames are lost, and it is
         # said; all others are there.
         with open(g.file, "r+b") as f:

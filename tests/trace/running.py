@@ -2,6 +2,7 @@
 """Stubs that misbehave once gdb is connected, also while the guest runs: gdb is
 told, nothing crashes, nothing hangs."""
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -26,9 +27,9 @@ class Bed:
         name = self.folder.name
         self.spoil = None
         self.stub = Fake(path_in(name), self.answer, qemu=qemu)
-        self.process, path = start_trace(name, path_in(name), "-b", "1M", "-t",
-                                         str(TIMEOUT))
-        self.client = Client(path, 15)
+        self.process, self.path = start_trace(name, path_in(name), "-b", "1M",
+                                              "-t", str(TIMEOUT))
+        self.client = Client(self.path, 15)
         self.output = b""
 
     def answer(self, stub, packet, answer):
@@ -255,6 +256,64 @@ def interrupted_as_qemu_is_from_8_1_on(output):
     return spoil
 
 
+def another_gdb_is_turned_away():
+    """At once, with the reason, and the first hears nothing of it."""
+    for runs in (False, True):
+        with Bed() as b:
+            if runs:
+                b.spoil = interrupted_as_qemu_is_from_8_1_on("")
+                b.client.send(b"vCont;c")
+                time.sleep(0.1)
+            for _ in range(3):
+                other = Client(b.path, 5)
+                judge.require(b"another gdb is connected" in other.features,
+                              other.features)
+                judge.require(other.packets.next() is None, "it stays open")
+                other.close()
+            # Who asks nothing is not waited for.
+            silent = socket.socket(socket.AF_UNIX)
+            silent.connect(b.path)
+            if runs:
+                b.client.packets.socket.sendall(b"\x03")
+                judge.require(b.answer_or_end()[:1] == b"T")
+            judge.require(b.client.call(b"qC") == b"QC01")
+            silent.close()
+            # And where there is none, it is taken.
+            b.client.close()
+            b.client = Client(b.path, 15)
+            judge.require(b"PacketSize" in b.client.features)
+
+
+def timers_of(port):
+    """Of connections to it that are open."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        lines = [line.split() for line in f]
+    return [line[5][:2] for line in lines
+            if line[1] == "0100007F:%04X" % port and line[3] == "01"]
+
+
+def a_gdb_whose_machine_is_gone_is_asked_for():
+    """Linux has a timer for it: `tr` is 2 (proc(5), /proc/net/tcp)."""
+    with tempfile.TemporaryDirectory() as name:
+        Fake(path_in(name), qemu=True)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        p, _ = start_trace(name, path_in(name), "-b", "1M",
+                           listen="127.0.0.1:%d" % port)
+        try:
+            client = Client(port, 15)
+            judge.require(client.call(b"qC") == b"QC01")
+            end = time.monotonic() + 10
+            while timers_of(port) != ["02"]:  # another one, until it has an ack
+                judge.require(time.monotonic() < end, timers_of(port))
+                time.sleep(0.02)
+            client.close()
+        finally:
+            p.terminate()
+            p.wait(15)
+
+
 def an_interrupt_is_all_that_a_running_guest_gets():
     for output in ("", "while it runs", "as it is interrupted"):
         with Bed() as b:
@@ -456,6 +515,8 @@ sys.exit(tap.main([
     registers_that_make_no_sense,
     answers_that_are_too_long_or_never_come,
     breakpoints_that_are_refused,
+    another_gdb_is_turned_away,
+    a_gdb_whose_machine_is_gone_is_asked_for,
     noise_in_an_answer_s_place,
     a_command_s_output_without_end,
     hanging_up_while_it_stands_still,

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "gdb/status.h"
 #include "gdb/tfile.h"
 
@@ -197,6 +198,21 @@ static void choose_arch(struct record *r)
         fclose(file);
 }
 
+/* Not only when all has been recorded. */
+static int check_folder(const char *output)
+{
+    RHEA_AUTO_FREE char *folder = strdup(output);
+    char *slash = folder ? strrchr(folder, '/') : NULL;
+
+    if (slash)
+        slash[1] = 0;
+    if (access(slash ? folder : ".", W_OK | X_OK) == 0)
+        return 0;
+    tool_error("--output %s: no file can be made there: %s", output,
+               strerror(errno));
+    return -EINVAL;
+}
+
 static int check(struct record *r, int argc, char **argv)
 {
     if (!r->wish.n) {
@@ -217,6 +233,8 @@ static int check(struct record *r, int argc, char **argv)
     }
     if (!r->output)
         r->output = default_output;
+    if (check_folder(r->output) < 0)
+        return -EINVAL;
     if (r->wish.symbols && r->run.how.arch == SESSION_ARCH_AUTO)
         choose_arch(r);
     return 0;
@@ -376,6 +394,8 @@ static int record(struct record *r, struct rhea_error *err)
     ret = session_open(&s, &r->run.how, err);
     if (ret < 0)
         return ret;
+    if (!r->quiet)
+        run_tell_way(&r->run, &s);
     if (needs_gdb)
         ret = record_gdb_start(&r->gdb, &r->wish, folder, socket, err);
     else

@@ -199,6 +199,7 @@ int trace_other_option(int c, char **argv, void (*help)(void))
 
 int run_prepare(struct run *r, char **qemu, struct rhea_error *err)
 {
+    bool told = r->how.plugin != NULL;
     int ret;
 
     catch_signals();
@@ -214,11 +215,27 @@ int run_prepare(struct run *r, char **qemu, struct rhea_error *err)
         if (r->launch.plugin)
             r->how.plugin = r->launch.socket;
     }
+    /* Whoever says where the plugin is does not want to do without. */
+    if (told && !r->launch.plugin && r->how.way == SESSION_AUTO)
+        r->how.way = SESSION_PLUGIN;
     r->own_file = !r->file[0];
     if (r->own_file)
         snprintf(r->file, sizeof(r->file), "%s/frames", r->launch.folder);
     r->how.file = r->file;
     return ret;
+}
+
+void run_tell_way(const struct run *r, const struct session *s)
+{
+    char path[2048];
+
+    if (!s->no_plugin[0])
+        return;
+    fprintf(stderr, "%s: each hit will stop the guest for a moment: %s\n",
+            tool_name, s->no_plugin);
+    if (!r->launch.pid && plugin_find(path, sizeof(path)))
+        fprintf(stderr, "%s: a QEMU loads the plugin that is told -plugin %s\n",
+                tool_name, path);
 }
 
 int run_finish(struct run *r, int ret, const struct rhea_error *err)

@@ -103,6 +103,8 @@ static int serve(struct serve *v, struct rhea_error *err)
     ret = session_open(&s, &v->run.how, err);
     if (ret < 0)
         return ret;
+    if (!v->quiet)
+        run_tell_way(&v->run, &s);
     ret = session_serve(&s, err);
     if (ret == -EINTR)
         session_leave(&s);

@@ -69,6 +69,8 @@ int run_get_seconds(const char *option, const char *text, double *seconds);
 int run_prepare(struct run *r, char **qemu, struct rhea_error *err);
 /* The signal that came; 0: none. */
 int run_signal(void);
+/* Where hits are slow though they need not be, tell why. */
+void run_tell_way(const struct run *r, const struct session *s);
 /* Print ERR, end QEMU where RET is a failure or a signal; the exit code. */
 int run_finish(struct run *r, int ret, const struct rhea_error *err);
 /* What every command has, -h and -V: 1, the program is to end well. Else say
