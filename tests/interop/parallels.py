@@ -182,12 +182,15 @@ class Parallels(tool.Case):
     @staticmethod
     def wait_for(number):
         """Until process NUMBER is at its end, though perhaps nobody has asked
-        for its exit code yet."""
+        for its exit code yet. While other threads of it end, its files are
+        still open."""
         while True:
             try:
+                threads = len(os.listdir(f'/proc/{number}/task'))
                 with open(f'/proc/{number}/stat', encoding='utf-8') as f:
-                    if f.read().rsplit(')', 1)[1].split()[0] == 'Z':
-                        return
+                    state = f.read().rsplit(')', 1)[1].split()[0]
+                if state == 'Z' and threads == 1:
+                    return
             except (FileNotFoundError, ProcessLookupError):
                 return
             time.sleep(0.01)
