@@ -152,6 +152,18 @@ void guest_prepare(struct guest_cpu *g)
 
 /* --- sources ------------------------------------------------------------- */
 
+/* Whether the stub gives the register this number, as far as that can be seen:
+ * in its numbers' order the API lists them. */
+static bool has_number(const char *name, int n)
+{
+    const struct qemu_register_name *list;
+
+    if (!names)
+        return true;
+    list = (const struct qemu_register_name *)(const void *)names->data;
+    return (unsigned)n < names->len && !strcmp(list[n].name, name);
+}
+
 /* What is in the state; GUEST_NOT: it is not. */
 static struct guest_source in_state(const char *name)
 {
@@ -162,7 +174,8 @@ static struct guest_source in_state(const char *name)
     if (!strcmp(name, "eflags"))
         return (struct guest_source){.kind = GUEST_FLAGS};
     for (int i = 0; i < other_count(); i++)
-        if (!strcmp(name, other_names[i]) && plain[i].offset)
+        if (!strcmp(name, other_names[i]) && plain[i].offset &&
+            has_number(name, state_general_count(&state) + 2 + i))
             return (struct guest_source){.kind = GUEST_PLAIN,
                                          .plain = plain[i]};
     return (struct guest_source){.kind = GUEST_NOT};
@@ -189,9 +202,9 @@ static struct guest_source by_gdb(const char *name)
                              .n = state_general_count(&state) + 2};
 
     for (int i = 0; i < other_count(); i++, s.n++)
-        if (!strcmp(name, other_names[i]))
+        if (!strcmp(name, other_names[i]) && has_number(name, s.n))
             return s;
-    if (!strcmp(name, "mxcsr"))
+    if (!strcmp(name, "mxcsr") && has_number(name, s.n))
         return s;
     return (struct guest_source){.kind = GUEST_NOT};
 }
@@ -204,9 +217,9 @@ static struct guest_source source_of(const char *name)
         return (struct guest_source){.kind = GUEST_IP};
     if (state.from_cpu)
         s = in_state(name);
-    if (s.kind == GUEST_NOT && !qemu.official)
+    if (s.kind == GUEST_NOT && (!qemu.official || state.from_cpu))
         s = quicker(by_gdb(name));
-    else if (s.kind == GUEST_NOT && handle_of(name))
+    if (s.kind == GUEST_NOT && qemu.official && handle_of(name))
         s = (struct guest_source){.kind = GUEST_BY_API,
                                   .handle = handle_of(name)};
     return s;

@@ -7,7 +7,9 @@
  *
  * Two kinds of QEMU serve:
  *
- *     with registers in its API (9.0 on)   these are read by it;
+ *     with registers in its API (9.0 on)   these are read by it, but for those
+ *                                          that can be had in less time, where
+ *                                          it exports as much as the others;
  *     7.2 to 8.2                           they are read as QEMU's own stub for
  *                                          gdb does, see exact.h for how they
  *                                          come to be true.
