@@ -246,7 +246,8 @@ static int parse_memory(struct packet_cursor *c, struct action *a,
     return 0;
 }
 
-/* A constant of an expression, which was verified; false where there is none. */
+/* A constant of an expression, which was verified; false where there is none.
+ */
 static bool skip_constant(const uint8_t **at, uint64_t *value)
 {
     const uint8_t *p = *at;

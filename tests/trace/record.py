@@ -193,6 +193,8 @@ def mistakes_are_named():
     out = scratch("none.tf")
     for arguments, code, part in (
             (("--at", "nosuch", "--symbols", elf), 1, 'nosuch: Function "nosuch"'),
+            (("--at", "nosuch", "-i", "1", "-y", elf), 1,
+             '--at nosuch: Function "nosuch"'),
             (("--at", "guest.c:9999", "-y", elf), 1, "--at guest.c:9999: No line"),
             (("--at", "add"), 1, "--symbols FILE"),
             (("--at", "add", "-y", elf, "-c", "a", "-c", "missing"), 1,

@@ -59,11 +59,10 @@ static const char *star(const char *at)
 static void put_place(struct script *s, const struct record_wish *w,
                       const struct record_place *p)
 {
+    put(s, "--at", p->at, "trace %s%s", star(p->at), p->at);
     if (p->condition)
-        put(s, "--condition", p->condition, "trace %s%s if %s", star(p->at),
-            p->at, p->condition);
-    else
-        put(s, "--at", p->at, "trace %s%s", star(p->at), p->at);
+        put(s, "--condition", p->condition, "condition $bpnum %s",
+            p->condition);
     put(s, "--at", p->at, "actions");
     for (size_t i = 0; i < p->n; i++)
         put(s, "--collect", p->collect[i], "collect%s%s",

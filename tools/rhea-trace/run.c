@@ -229,7 +229,8 @@ void run_tell_way(const struct run *r, const struct session *s)
 {
     char path[2048];
 
-    if (!s->no_plugin[0])
+    /* That ours has none, plugin_suits has told. */
+    if (!s->no_plugin[0] || (r->launch.pid && !r->launch.plugin))
         return;
     fprintf(stderr, "%s: each hit will stop the guest for a moment: %s\n",
             tool_name, s->no_plugin);
