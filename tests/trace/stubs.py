@@ -134,6 +134,19 @@ def what_does_not_start_leaves_no_file():
         judge.require(not os.path.exists(frames))
 
 
+def a_port_that_is_taken_is_told_with_what_to_do():
+    with socket.create_server(("localhost", 0)) as used:
+        port = used.getsockname()[1]
+        code, text = trace("--", "qemu-system-x86_64", "-display", "none",
+                           "-nodefaults", "-S", "-gdb",
+                           "tcp:localhost:%d" % port)
+        judge.require(code == 1 and "say with --listen" in text, code, text)
+        code, text = trace("-l", "localhost:65536", "--", "qemu-system-x86_64",
+                           "-display", "none", "-nodefaults", "-S")
+        judge.require(code == 1 and "a port is 65535 at most" in text, code,
+                      text)
+
+
 def a_plugin_that_is_not_there_is_missed():
     for way, code in (("auto", 1), ("plugin", 1)):
         got, text = trace("-w", way, "--", "qemu-system-x86_64", "-machine",
@@ -214,6 +227,7 @@ sys.exit(tap.main([
     nobody_listens,
     a_mistyped_command_is_not_started,
     what_does_not_start_leaves_no_file,
+    a_port_that_is_taken_is_told_with_what_to_do,
     a_plugin_that_is_not_there_is_missed,
     silence_is_not_waited_for,
     a_stub_that_hangs_up,

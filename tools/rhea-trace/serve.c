@@ -101,6 +101,14 @@ static int serve(struct serve *v, struct rhea_error *err)
     v->run.how.ready = ready;
     v->run.how.opaque = v;
     ret = session_open(&s, &v->run.how, err);
+    /* The stub itself, say, which is told :1234 more often than not. */
+    if (ret == -EADDRINUSE && !v->listen) {
+        struct rhea_error why = *err;
+
+        return rhea_error_set(err, EADDRINUSE,
+                              "%s: say with --listen where gdb is to connect",
+                              why.text);
+    }
     if (ret < 0)
         return ret;
     if (!v->quiet)
