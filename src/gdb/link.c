@@ -15,7 +15,7 @@ int link_open(struct link *l, const char *path, pid_t pid, int timeout,
     socklen_t len, peer_len = sizeof(peer);
     int ret = link_address(&address, &len, path, pid);
 
-    *l = (struct link){.fd = -1, .timeout = timeout};
+    *l = (struct link){.fd = -1, .path = path, .pid = pid, .timeout = timeout};
     if (ret < 0)
         return rhea_error_set(err, -ret, "%s: the path is too long", path);
     l->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);

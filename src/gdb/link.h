@@ -41,12 +41,16 @@ int link_address(struct sockaddr_un *address, socklen_t *len, const char *path,
 /* --- rhea-trace's side ---------------------------------------------------- */
 
 struct link {
-    int fd; /* -1: there is none */
+    int fd;           /* -1: there is none */
+    const char *path; /* as it was opened */
+    pid_t pid;
     int timeout;
     char text[240]; /* how it works, for users */
 };
 
-/* Connect, as in link_address; -ENOENT where nobody listens. */
+/* Connect, as in link_address; -ENOENT where nobody listens. PATH stays the
+ * caller's. Once a call has failed, the link is closed, and may be opened
+ * again. */
 int link_open(struct link *l, const char *path, pid_t pid, int timeout,
               struct rhea_error *err);
 int link_attach(struct link *l, const struct frames *f, struct rhea_error *err);

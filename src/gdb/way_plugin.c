@@ -18,9 +18,22 @@ static void take_out(struct tracer *t, const struct tracepoint *p)
     (void)p;
 }
 
+/* A QEMU that did not answer in time, since it was stopped for a while, say,
+ * may do now. */
 static int load(struct tracer *t, struct rhea_error *err)
 {
-    return link_load(&t->link, err);
+    struct link *l = &t->link;
+    int ret = 0;
+
+    if (l->fd < 0) {
+        ret = link_open(l, l->path, l->pid, l->timeout, err);
+        if (ret == 0)
+            ret = link_attach(l, t->frames, err);
+    }
+    if (ret == 0)
+        return link_load(l, err);
+    link_close(l);
+    return ret;
 }
 
 static void unload(struct tracer *t)

@@ -4,6 +4,7 @@ block, code at several addresses, other kinds of QEMU's threads, a plugin that
 was loaded by hand, and ends of any of the processes."""
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import gdb  # noqa: E402 pylint: disable=import-error
 from bed import (NEWER, TRACE, Guest, build, contains, die_with_parent,  # noqa: E402
-                 equal, ex, go, judge, main, match, num,
+                 equal, ex, fails, go, judge, main, match, num,
                  require, scratch, tap, trace)
 
 PLUGIN_FILE = os.environ["RHEA_TRACE_PLUGIN"]
@@ -305,6 +306,22 @@ def under_kvm_it_is_refused():
         contains(str(e), "under KVM QEMU translates no code")
 
 
+def qemu_that_was_stopped_is_asked_again():
+    with Guest(own=["-t", "1"]) as g:
+        qemu = int(subprocess.check_output(["pgrep", "-P",
+                                            str(g.process.pid)]))
+        trace("add", "collect a")
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            fails("tstart", "does not answer")
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+        ex("tstart")
+        g.run_turns(10)
+        ex("tstop")
+        equal(frames(), 20)
+
+
 def strangers_are_sent_away():
     path = scratch("plugin-socket-2")
     with ByHand(",socket=" + path, ["-w", "stub"]) as g:
@@ -411,6 +428,7 @@ main([
     a_plugin_that_was_loaded_by_hand_is_found,
     a_socket_of_its_own,
     under_kvm_it_is_refused,
+    qemu_that_was_stopped_is_asked_again,
     strangers_are_sent_away,
     rhea_trace_that_is_killed_leaves_whole_frames,
     qemu_that_is_killed_leaves_whole_frames,
