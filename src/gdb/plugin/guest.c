@@ -28,6 +28,8 @@ static const char *const other_names[] = {
 enum {
     CR8 = 13,
     ST0 = 15,
+    STACK = 8,
+    STACK_REGISTER = 10, /* bytes */
     FCTRL = 23,
     FSTAT = 24,
     XMM0 = 31,
@@ -36,6 +38,7 @@ enum {
 
 static struct state state;
 static struct state_plain plain[OTHERS];
+static enum state_stack stack;
 /* What those of the FPU's control, and mxcsr, are made from. */
 static struct inputs inputs;
 static bool has_inputs;
@@ -108,11 +111,8 @@ static int find_state(struct qemu_cpu *cpu, struct qemu_bytes *bytes,
     for (int i = 0; i < other_count(); i++)
         if (i != CR8)
             plain[i] = state_find_plain(&state, cpu, bytes, first + i);
-    /* Where the stub has them in the order of the FPU's stack, from 8.2 on. */
-    for (int i = ST0; i < ST0 + 8; i++)
-        if (plain[i].offset && !state_is_fixed(&state, cpu, bytes, first + i,
-                                               &plain[i], first + FSTAT))
-            plain[i].offset = 0;
+    stack = state_find_stack(&state, cpu, bytes, first + ST0, &plain[ST0],
+                             first + FSTAT);
     has_inputs = true;
     for (int i = 0; i < GUEST_MADE_COUNT; i++)
         has_inputs &=
@@ -164,6 +164,11 @@ static bool has_number(const char *name, int n)
     return (unsigned)n < names->len && !strcmp(list[n].name, name);
 }
 
+static bool is_stack(int other)
+{
+    return other >= ST0 && other < ST0 + STACK;
+}
+
 /* What is in the state; GUEST_NOT: it is not. */
 static struct guest_source in_state(const char *name)
 {
@@ -175,6 +180,7 @@ static struct guest_source in_state(const char *name)
         return (struct guest_source){.kind = GUEST_FLAGS};
     for (int i = 0; i < other_count(); i++)
         if (!strcmp(name, other_names[i]) && plain[i].offset &&
+            (!is_stack(i) || stack == STATE_STACK_FIXED) &&
             has_number(name, state_general_count(&state) + 2 + i))
             return (struct guest_source){.kind = GUEST_PLAIN,
                                          .plain = plain[i]};
@@ -190,6 +196,9 @@ static struct guest_source quicker(struct guest_source s)
         return s;
     if (s.n == first + CR8)
         s.kind = GUEST_PRIORITY;
+    if (is_stack(s.n - first) && stack == STATE_STACK_TURNS && has_inputs)
+        return (struct guest_source){.kind = GUEST_STACK,
+                                     .n = s.n - first - ST0};
     for (int i = 0; i < GUEST_MADE_COUNT && has_inputs; i++)
         if (s.n == number_of_made(i))
             return (struct guest_source){.kind = GUEST_MADE, .n = i};
@@ -252,6 +261,9 @@ static void plan_one(struct guest_plan *p, unsigned n,
     } else if (s->kind == GUEST_IP && size == 8) {
         p->has_ip = true;
         p->ip = it.to;
+    } else if (s->kind == GUEST_STACK && size == STACK_REGISTER) {
+        it.from = (uint16_t)s->n;
+        p->stack[p->n_stack++] = it;
     } else if (s->kind == GUEST_MADE && size == sizeof(uint32_t)) {
         it.from = (uint16_t)s->n;
         p->made[p->n_made++] = it;
@@ -452,6 +464,12 @@ static const uint32_t *made(struct guest_cpu *g)
     return m->values;
 }
 
+/* Where the Nth from the top is. */
+static const struct state_plain *in_stack(unsigned n, const uint32_t *values)
+{
+    return &plain[ST0 + (n + state_top(values[FSTAT - FCTRL])) % STACK];
+}
+
 bool guest_register(void *opaque, unsigned n, void *bytes)
 {
     struct guest_cpu *g = opaque;
@@ -473,6 +491,9 @@ bool guest_register(void *opaque, unsigned n, void *bytes)
         return true;
     case GUEST_PLAIN:
         put_plain(g, &s->plain, bytes, size);
+        return true;
+    case GUEST_STACK:
+        put_plain(g, in_stack((unsigned)s->n, made(g)), bytes, size);
         return true;
     case GUEST_MADE:
         put(bytes, size, made(g)[s->n]);
@@ -509,7 +530,7 @@ static bool follow_plan(struct guest_cpu *g, const struct layout *l,
 {
     const struct guest_plan *p = &g->sources->plan;
     const uint8_t *env = env_of(g);
-    const uint32_t *values = p->n_made ? made(g) : NULL;
+    const uint32_t *values = p->n_made || p->n_stack ? made(g) : NULL;
 
     for (unsigned i = 0; i < p->n_moves; i++)
         memcpy(out + p->moves[i].to, env + p->moves[i].from,
@@ -518,6 +539,10 @@ static bool follow_plan(struct guest_cpu *g, const struct layout *l,
         store_le64(out + p->words[i].to, load_le64(env + p->words[i].from));
     if (p->has_ip)
         store_le64(out + p->ip, g->pc - code_base(g));
+    for (unsigned i = 0; i < p->n_stack; i++)
+        memcpy(out + p->stack[i].to,
+               env + in_stack(p->stack[i].from, values)->offset,
+               STACK_REGISTER);
     for (unsigned i = 0; i < p->n_made; i++)
         store_le32(out + p->made[i].to, values[p->made[i].from]);
     for (unsigned i = 0; i < p->n_rest; i++)

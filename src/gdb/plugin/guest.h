@@ -26,6 +26,7 @@ struct guest_source {
         GUEST_IP,
         GUEST_FLAGS,
         GUEST_PLAIN, /* as it stands in QEMU's memory */
+        GUEST_STACK, /* the same, of the FPU's stack, from its top on */
         GUEST_MADE,  /* by QEMU's stub, from some words of that memory */
         GUEST_PRIORITY,
         GUEST_BY_GDB, /* as QEMU's stub does */
@@ -45,7 +46,7 @@ struct guest_plan {
     struct register_set all;
     uint8_t mask[EXPERIMENT_MAX_REGISTERS / 8];
     size_t bytes;
-    unsigned n_moves, n_words, n_made, n_rest;
+    unsigned n_moves, n_words, n_made, n_stack, n_rest;
     bool has_ip;
     uint16_t ip; /* where it goes */
     struct guest_move {
@@ -54,7 +55,9 @@ struct guest_plan {
     /* General registers, 8 bytes each: the guest's code has just stored some of
      * them, and a processor does not pass on more than was stored at once. */
     struct guest_move words[EXPERIMENT_MAX_REGISTERS];
-    /* Those that are made, and others, by their numbers. */
+    /* Those of the FPU's stack, those that are made, and others, by their
+     * numbers. */
+    struct guest_move stack[EXPERIMENT_MAX_REGISTERS];
     struct guest_move made[EXPERIMENT_MAX_REGISTERS];
     struct guest_move rest[EXPERIMENT_MAX_REGISTERS];
 };

@@ -211,23 +211,48 @@ struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
     return p;
 }
 
-bool state_is_fixed(const struct state *s, struct qemu_cpu *cpu,
-                    struct qemu_bytes *bytes, int n,
-                    const struct state_plain *p, int fstat)
+/* Whether they are where they were found, but the first at the place of number
+ * TOP. */
+static bool is_stack(const struct state *s, struct qemu_cpu *cpu,
+                     struct qemu_bytes *bytes, int n,
+                     const struct state_plain *p, unsigned top)
 {
-    enum { TOP = 0x800 };
-    uint8_t saved[4], moved[4], *env = (uint8_t *)cpu + s->from_cpu;
-    bool fixed;
+    enum { REGISTERS = 8 };
+    uint8_t *env = (uint8_t *)cpu + s->from_cpu;
+    bool is = true;
+
+    for (unsigned i = 0; i < REGISTERS && is; i++) {
+        const struct state_plain *place = &p[(i + top) % REGISTERS];
+
+        is = place->offset &&
+             is_at(cpu, bytes, n + (int)i, env + place->offset, place->size);
+    }
+    return is;
+}
+
+enum state_stack state_find_stack(const struct state *s, struct qemu_cpu *cpu,
+                                  struct qemu_bytes *bytes, int n,
+                                  const struct state_plain *p, int fstat)
+{
+    enum { TOP = 3 };
+    enum state_stack found = STATE_STACK_UNKNOWN;
+    uint8_t saved[4], moved[4];
 
     bytes->len = 0;
     qemu.gdb_read(cpu, bytes, fstat);
     if (bytes->len != sizeof(saved))
-        return false;
+        return found;
     memcpy(saved, bytes->data, sizeof(saved));
-    store_le32(moved, load_le32(saved) ^ TOP);
+    if (state_top(load_le32(saved)) != 0)
+        return found;
+    store_le32(moved, load_le32(saved) | TOP << 11);
     qemu.gdb_write(cpu, moved, fstat);
-    fixed = reads(cpu, bytes, fstat, moved, sizeof(moved)) &&
-            is_at(cpu, bytes, n, env + p->offset, p->size);
+    if (reads(cpu, bytes, fstat, moved, sizeof(moved))) {
+        if (is_stack(s, cpu, bytes, n, p, 0))
+            found = STATE_STACK_FIXED;
+        else if (is_stack(s, cpu, bytes, n, p, TOP))
+            found = STATE_STACK_TURNS;
+    }
     qemu.gdb_write(cpu, saved, fstat);
-    return fixed;
+    return found;
 }

@@ -43,10 +43,19 @@ int state_find(struct state *s, struct qemu_cpu *cpu, struct qemu_bytes *bytes,
 struct state_plain state_find_plain(const struct state *s, struct qemu_cpu *cpu,
                                     struct qemu_bytes *bytes, int n);
 
-/* Whether the FPU's register N, which is at P, stays there when its stack
- * moves. FSTAT: the number of the status word. */
-bool state_is_fixed(const struct state *s, struct qemu_cpu *cpu,
-                    struct qemu_bytes *bytes, int n,
-                    const struct state_plain *p, int fstat);
+/* How the stub numbers the FPU's registers: st0 is always the same one (up to
+ * 8.1), or that on top of the stack, which the status word tells. */
+enum state_stack { STATE_STACK_UNKNOWN, STATE_STACK_FIXED, STATE_STACK_TURNS };
+
+/* N is the number of the first, and FSTAT that of the status word; where the
+ * eight were found, P says. */
+enum state_stack state_find_stack(const struct state *s, struct qemu_cpu *cpu,
+                                  struct qemu_bytes *bytes, int n,
+                                  const struct state_plain *p, int fstat);
+
+static inline unsigned state_top(uint32_t fstat)
+{
+    return fstat >> 11 & 7;
+}
 
 #endif
