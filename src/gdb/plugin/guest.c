@@ -105,7 +105,7 @@ static int find_state(struct qemu_cpu *cpu, struct qemu_bytes *bytes,
 
     if (ret < 0)
         return ret;
-    guest_find_memory((const uint8_t *)cpu + state.from_cpu);
+    guest_find_memory(cpu, state.from_cpu);
     first = state_general_count(&state) + 2;
     /* cr8 is behind a pointer in the state, which must stay as it is. */
     for (int i = 0; i < other_count(); i++)

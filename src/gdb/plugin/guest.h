@@ -106,8 +106,8 @@ void guest_learn(const struct guest_cpu *g);
 /* 0 where it is not known. */
 uint64_t guest_general(const struct guest_cpu *g, enum guest_general n);
 
-/* The processor's state is there; for guest_find. */
-void guest_find_memory(const uint8_t *state_of_cpu);
+/* The processor's state is so many bytes behind CPU; for guest_find. */
+void guest_find_memory(const struct qemu_cpu *cpu, size_t from_cpu);
 
 /* For struct hit_machine; OPAQUE is a struct guest_cpu. */
 bool guest_register(void *opaque, unsigned n, void *bytes);

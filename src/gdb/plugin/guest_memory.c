@@ -74,31 +74,63 @@ static size_t read_by_api(const struct guest_cpu *g, uint64_t address,
  * in programs' memory, and these for 64 and for 32 bits in versions with eight
  * kinds. 0: they are not used. */
 static int n_kinds;
+static size_t state_from_cpu;
 
-/* Right in front of a processor's state, 16 bytes for a counter and before them
- * what generated code looks into: for each kind a mask and a table. All masks
- * are the same when a processor is made. */
-void guest_find_memory(const uint8_t *state_of_cpu)
+/* Those of COUNT that translate virtual addresses. From 8.0 on there are sixteen
+ * in any case, of which the first eight serve in versions that give registers to
+ * plugins (9.0 on). */
+static int count_virtual(int count)
 {
-    enum { COUNTER = 16, ENTRY = 32, PAIR = 16, FIVE = 5, EIGHT = 8 };
-    const uint8_t *last = state_of_cpu - COUNTER - PAIR;
+    enum { FIVE = 5, EIGHT = 8, SIXTEEN = 16, OTHERS = 2 };
+
+    if (qemu.official)
+        return count == SIXTEEN && qemu.memory_at ? EIGHT - OTHERS : 0;
+    return count == FIVE || count == EIGHT ? count - OTHERS : 0;
+}
+
+/* How many pairs of a mask and a table there are up to LAST. All masks are the
+ * same when a processor is made. */
+static int count_pairs(const uint8_t *last)
+{
+    enum { ENTRY = 32, PAIR = 16, MOST = 16 };
     uint64_t mask = load_le64(last), entries = mask / ENTRY + 1;
     int n = 0;
 
-    n_kinds = 0;
-    if (!qemu.look_up || !qemu.map || !qemu.unmap || mask % ENTRY != 0 ||
-        entries < 2 || (entries & (entries - 1)))
-        return;
-    while (n <= EIGHT && load_le64(last - n * PAIR) == mask &&
+    if (mask % ENTRY != 0 || entries < 2 || (entries & (entries - 1)))
+        return 0;
+    while (n <= MOST && load_le64(last - n * PAIR) == mask &&
            load_le64(last - n * PAIR + 8))
         n++;
-    if (n == FIVE || n == EIGHT)
-        n_kinds = n - 2;
+    return n;
+}
+
+/* In front of a processor's state is what generated code looks into: for each
+ * kind a mask and a table, and behind them 16 or 32 bytes for counters. */
+void guest_find_memory(const struct qemu_cpu *cpu, size_t from_cpu)
+{
+    const uint8_t *env = (const uint8_t *)cpu + from_cpu;
+
+    n_kinds = 0;
+    state_from_cpu = from_cpu;
+    if (!qemu.look_up || !qemu.map || !qemu.unmap)
+        return;
+    for (int behind = 32; behind <= 48 && !n_kinds; behind += 16)
+        n_kinds = count_virtual(count_pairs(env - behind));
 }
 
 /* What has been found out about the TLB's answers. */
 enum { UNTRIED = 0, WRONG = 16 /* times, then it is given up */, RIGHT = 64 };
 static unsigned verdict = UNTRIED;
+
+/* Where the TLB of a kind has ADDRESS, this fills nothing. */
+static const uint8_t *memory_at(const struct guest_cpu *g, uint64_t address,
+                                int kind)
+{
+    enum { READ = 0 };
+
+    return qemu.memory_at((uint8_t *)g->cpu + state_from_cpu, address, READ,
+                          kind);
+}
 
 /* NULL: the TLB has no memory there. */
 static const uint8_t *look_up(struct guest_cpu *g, uint64_t address)
@@ -110,7 +142,7 @@ static const uint8_t *look_up(struct guest_cpu *g, uint64_t address)
         if (!qemu.look_up(g->cpu, address, kind, false, &place) || place.device)
             continue;
         g->kind = kind;
-        return place.memory;
+        return qemu.official ? memory_at(g, address, kind) : place.memory;
     }
     return NULL;
 }
@@ -181,9 +213,8 @@ size_t guest_read(void *opaque, uint64_t address, void *buf, size_t len)
 {
     struct guest_cpu *g = opaque;
 
-    if (qemu.read_memory)
-        return read_by_api(g, address, buf, len);
     if (read_by_tlb(g, address, buf, len))
         return len;
-    return read_by_tables(g, address, buf, len);
+    return qemu.read_memory ? read_by_api(g, address, buf, len)
+                            : read_by_tables(g, address, buf, len);
 }

@@ -71,6 +71,7 @@ static const struct symbol symbols[] = {
     SYMBOL("object_new", make, IF_POSSIBLE),
     SYMBOL("object_unref", unref, IF_POSSIBLE),
     SYMBOL("tlb_plugin_lookup", look_up, IF_POSSIBLE),
+    SYMBOL("tlb_vaddr_to_host", memory_at, IF_POSSIBLE),
     SYMBOL("cpu_physical_memory_map", map, IF_POSSIBLE),
     SYMBOL("cpu_physical_memory_unmap", unmap, IF_POSSIBLE),
     SYMBOL("g_byte_array_sized_new", new_bytes, ALWAYS),

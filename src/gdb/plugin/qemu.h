@@ -54,7 +54,7 @@ struct qemu_info {
 struct qemu_place {
     bool device, is_store;
     union {
-        const void *memory;
+        const void *memory; /* 7.2 */
         uint64_t rest[7];
     };
 };
@@ -110,6 +110,9 @@ struct qemu {
     /* Look ADDRESS up in the TLB of a kind, and change nothing. */
     bool (*look_up)(struct qemu_cpu *cpu, uint64_t address, int kind,
                     bool is_store, struct qemu_place *place);
+    /* Where QEMU has the memory at ADDRESS; NULL: it is none, or is watched.
+     * What the TLB does not have is put there first. ACCESS: 0 reads. */
+    void *(*memory_at)(void *env, uint64_t address, int access, int kind);
     /* The priority that cr8 is, of a processor's interrupt controller, which
      * is its child of this name in QEMU's tree of objects. */
     void *(*child)(struct qemu_cpu *cpu, const char *name);
