@@ -76,9 +76,9 @@ static size_t read_by_api(const struct guest_cpu *g, uint64_t address,
 static int n_kinds;
 static size_t state_from_cpu;
 
-/* Those of COUNT that translate virtual addresses. From 8.0 on there are sixteen
- * in any case, of which the first eight serve in versions that give registers to
- * plugins (9.0 on). */
+/* Those of COUNT that translate virtual addresses. From 8.0 on there are
+ * sixteen in any case, of which the first eight serve in versions that give
+ * registers to plugins (9.0 on). */
 static int count_virtual(int count)
 {
     enum { FIVE = 5, EIGHT = 8, SIXTEEN = 16, OTHERS = 2 };
